@@ -1,0 +1,1 @@
+"""Tunesmith: an experiment-tracked workshop for fine-tuning language models."""

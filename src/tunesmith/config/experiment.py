@@ -1,0 +1,171 @@
+"""An experiment: one YAML that is one complete run."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from tunesmith.config.strict import Document, Section
+
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$", max_length=100)]
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+Scheduler = Literal["linear", "cosine", "constant"]
+
+SPLITS = ("train", "tune", "holdout", "bench")
+
+
+class SplitConfig(Section):
+    """How rows are dealt out: by a hash of their group, so that no group crosses splits."""
+
+    by: Literal["group"] = "group"
+    """Rows with the same value in this field stay together."""
+    train: Share = 0.55
+    """Share of groups that training sees."""
+    tune: Share = 0.10
+    """Share that the sweep scores on."""
+    holdout: Share = 0.25
+    """Share that the gate alone reads."""
+    bench: Share = 0.10
+    """Share for benchmarks and demonstrations; no gate reads it."""
+
+    @model_validator(mode="after")
+    def _sums_to_one(self) -> "SplitConfig":
+        total = sum(self.shares().values())
+        if abs(total - 1.0) > 1e-9:
+            raise ValueError(f"the shares of {', '.join(SPLITS)} must sum to 1, not {total:g}")
+        return self
+
+    def shares(self) -> dict[str, float]:
+        """Share of each split, in the order in which the hash deals them out."""
+        return {name: getattr(self, name) for name in SPLITS}
+
+
+class AuditLimits(Section):
+    """What the audit lets pass."""
+
+    max_duplicate_rate: Share = 0.0
+    """Largest share of rows that repeat another row exactly."""
+    max_holdout_overlap: Share = 0.0
+    """Largest share of holdout rows whose customer turns also occur in train."""
+    min_rows: Annotated[int, Field(ge=1)] = 1
+    """Fewest rows that the source may have."""
+
+
+class DataConfig(Section):
+    """Where the rows come from and who sees which."""
+
+    source: str
+    """JSONL file of conversations, relative to this file."""
+    split: SplitConfig = SplitConfig()
+    """Shares of the splits."""
+    stratify_by: str = "intent"
+    """Field whose values a subset takes turns between."""
+    train_rows: Annotated[int, Field(ge=1)] | None = None
+    """Train on a stratified subset of this many rows; all of them when null."""
+    search_rows: Annotated[int, Field(ge=1)] | None = None
+    """What a sweep sets `train_rows` to; all rows when null."""
+    audit: AuditLimits = AuditLimits()
+    """Limits beyond which the audit fails."""
+
+
+class ModelConfig(Section):
+    """The base model and how it is loaded."""
+
+    base: str
+    """Hub id, path, `models:/` URI or `bundled:NAME`."""
+    revision: str | None = None
+    """Commit of a hub model; the newest at hand when null."""
+    max_length: Annotated[int, Field(ge=16)] = 1024
+    """Longest row in tokens; longer ones are cut at the end, and counted."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to run; auto takes CUDA when it is there."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Precision of the frozen base; auto takes bfloat16 where the hardware computes in it."""
+    attention: Literal["auto", "eager", "sdpa", "flash_attention_2"] = "auto"
+    """Attention kernel; auto takes the fastest one present."""
+
+
+class AdapterConfig(Section):
+    """The low-rank adapter that is trained on the frozen base (Hu et al., 2021)."""
+
+    kind: Literal["lora", "qlora"] = "lora"
+    """`qlora` loads the base in 4-bit NF4 (Dettmers et al., 2023); needs bitsandbytes."""
+    rank: Annotated[int, Field(ge=1, le=1024)] = 16
+    """Rank of the update."""
+    alpha: Annotated[float, Field(gt=0)] = 32
+    """Scale: the update is multiplied by alpha / rank."""
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Dropout on the adapter's input."""
+    targets: str | list[str] = "all-linear"
+    """Names of the layers to adapt, or `all-linear`."""
+
+
+class SftConfig(Section):
+    """Supervised fine-tuning on the assistant's turns."""
+
+    kind: Literal["sft"] = "sft"
+    """The method."""
+    learning_rate: Annotated[float, Field(gt=0, lt=1)] = 2.0e-4
+    """Peak learning rate of AdamW."""
+    batch_size: Annotated[int, Field(ge=1)] = 8
+    """Rows per optimiser step."""
+    micro_batch: Annotated[int, Field(ge=1)] | None = None
+    """Rows per forward pass; the batch is accumulated from these. All at once when null."""
+    epochs: Annotated[int, Field(ge=1)] = 1
+    """Passes over the training rows."""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    """Decoupled weight decay of AdamW."""
+    scheduler: Scheduler = "cosine"
+    """Shape of the learning rate after warm-up."""
+    warmup: Share = 0.05
+    """Share of steps over which the learning rate rises from 0."""
+    max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
+    """Gradients are scaled down to this norm."""
+    gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass: less memory, about a third more time."""
+
+    @model_validator(mode="after")
+    def _accumulates_evenly(self) -> "SftConfig":
+        if self.micro_batch and self.batch_size % self.micro_batch:
+            raise ValueError(f"batch_size {self.batch_size} is not a multiple of micro_batch {self.micro_batch}")
+        return self
+
+
+class EvaluationConfig(Section):
+    """What a model is scored on."""
+
+    tasks: list[str]
+    """Task files `NAME.yaml` in `tasks_dir`."""
+    tasks_dir: str = "tasks"
+    """Folder of the task files, relative to this file."""
+    primary: str
+    """The metric that picks the winner among confirmed trials, as `tune/TASK/METRIC`."""
+    trial_items: Annotated[int, Field(ge=4)] = 48
+    """Most tune items a trial is scored on, all tasks together; confirmations use all."""
+    batch_size: Annotated[int, Field(ge=1)] = 16
+    """Requests per forward pass while scoring."""
+
+    @model_validator(mode="after")
+    def _primary_is_scored(self) -> "EvaluationConfig":
+        parts = self.primary.split("/")
+        if len(parts) != 3 or parts[0] != "tune" or parts[1] not in self.tasks:
+            raise ValueError(f"primary must be tune/TASK/METRIC with one of {', '.join(self.tasks)}")
+        return self
+
+
+class Experiment(Document):
+    """A complete run: data, model, adapter, method and evaluation."""
+
+    name: Name
+    """Names the MLflow experiment and the runs."""
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 17
+    """Seed of initialisation and row order."""
+    data: DataConfig
+    """Where rows come from."""
+    model: ModelConfig
+    """The base model."""
+    adapter: AdapterConfig = AdapterConfig()
+    """What is trained."""
+    method: SftConfig = SftConfig()
+    """How it is trained."""
+    evaluation: EvaluationConfig
+    """How it is scored."""

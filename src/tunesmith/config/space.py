@@ -1,0 +1,182 @@
+"""A search space: which experiment fields a sweep varies, and how it searches."""
+
+import math
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import Field, model_validator
+
+from tunesmith.config import overrides
+from tunesmith.config.experiment import Experiment
+from tunesmith.config.strict import Document, Section
+from tunesmith.errors import ConfigError
+
+Scalar = str | int | float | bool | None
+
+
+class FloatRange(Section):
+    """A real number between two bounds."""
+
+    kind: Literal["float"]
+    """The type of the field."""
+    low: float
+    """Smallest value."""
+    high: float
+    """Largest value."""
+    log: bool = False
+    """Search on a logarithmic scale."""
+
+    @model_validator(mode="after")
+    def _not_empty(self) -> "FloatRange":
+        return _checked(self)
+
+    def ends(self) -> list[Any]:
+        """The extreme values."""
+        return [self.low, self.high]
+
+    def holds(self, value: Any) -> bool:
+        """Whether a value lies in the range."""
+        return isinstance(value, int | float) and self.low <= value <= self.high
+
+
+class IntRange(Section):
+    """A whole number between two bounds."""
+
+    kind: Literal["int"]
+    """The type of the field."""
+    low: int
+    """Smallest value."""
+    high: int
+    """Largest value."""
+    log: bool = False
+    """Search on a logarithmic scale."""
+
+    @model_validator(mode="after")
+    def _not_empty(self) -> "IntRange":
+        return _checked(self)
+
+    def ends(self) -> list[Any]:
+        """The extreme values."""
+        return [self.low, self.high]
+
+    def holds(self, value: Any) -> bool:
+        """Whether a value lies in the range."""
+        return isinstance(value, int) and self.low <= value <= self.high
+
+
+class Choices(Section):
+    """One of a list of values."""
+
+    kind: Literal["categorical"]
+    """The type of the field."""
+    choices: Annotated[list[Scalar], Field(min_length=1)]
+    """The values."""
+
+    def ends(self) -> list[Any]:
+        """Every value."""
+        return list(self.choices)
+
+    def holds(self, value: Any) -> bool:
+        """Whether a value is one of the choices."""
+        return value in self.choices
+
+
+R = TypeVar("R", FloatRange, IntRange)
+
+
+def _checked(bounds: R) -> R:
+    if not (math.isfinite(bounds.low) and math.isfinite(bounds.high)):
+        raise ValueError("low and high must be finite")
+    if bounds.low >= bounds.high:
+        raise ValueError(f"the range is empty: low {bounds.low:g} is not below high {bounds.high:g}")
+    if bounds.log and bounds.low <= 0:
+        raise ValueError(f"a logarithmic range needs low above 0, not {bounds.low:g}")
+    return bounds
+
+
+Range = Annotated[FloatRange | IntRange | Choices, Field(discriminator="kind")]
+
+
+class Objective(Section):
+    """What the search optimises, and prunes by."""
+
+    metric: Literal["tune/loss"] = "tune/loss"
+    """The mean loss per supervised token on the tune rows."""
+    direction: Literal["minimize"] = "minimize"
+    """Lower is better."""
+
+
+class Coarse(Section):
+    """A first coarse grid; fields it leaves out keep the experiment's values."""
+
+    sampler: Literal["grid"] = "grid"
+    """Every combination, in order."""
+    params: dict[str, Annotated[list[Scalar], Field(min_length=1)]]
+    """Values by field."""
+
+
+class Sampler(Section):
+    """What proposes trials after the grid."""
+
+    kind: Literal["tpe", "random"] = "tpe"
+    """`tpe`: tree-structured Parzen estimator (Bergstra et al., 2011)."""
+
+
+class Halving(Section):
+    """Asynchronous successive halving (Li et al., 2018): hopeless trials stop early."""
+
+    reduction: Annotated[int, Field(ge=2)] = 3
+    """One in this many trials passes each rung."""
+    first_rung: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    """Share of its training after which a trial is first judged."""
+
+
+class Confirm(Section):
+    """The best trials are trained again from fresh seeds before one is called the winner."""
+
+    top: Annotated[int, Field(ge=1)] = 2
+    """How many trials are confirmed."""
+    seeds: Annotated[int, Field(ge=1)] = 2
+    """How many fresh seeds each."""
+
+
+class SearchSpace(Document):
+    """The space and the strategy of a sweep."""
+
+    objective: Objective = Objective()
+    """What is optimised."""
+    coarse: Coarse | None = None
+    """A grid to start with."""
+    sampler: Sampler = Sampler()
+    """What follows the grid."""
+    halving: Halving | None = Halving()
+    """Early stopping; none when null."""
+    confirm: Confirm = Confirm()
+    """The check of the winner."""
+    params: Annotated[dict[str, Range], Field(min_length=1)]
+    """Ranges by dotted experiment field."""
+
+    def check_against(self, experiment: Experiment) -> None:
+        """Raise `ConfigError` unless every value that could be drawn makes a valid experiment."""
+        for name, bounds in self.params.items():
+            where = self.where("params", name)
+            for value in bounds.ends():
+                _try(experiment, name, value, where=where)
+            own = overrides.get(experiment, name)
+            if not bounds.holds(own):
+                remedy = f"widen the range or change {experiment.path}"
+                raise ConfigError(f"{where}: the experiment's own value {own!r} lies outside; {remedy}")
+        for name, values in (self.coarse.params if self.coarse else {}).items():
+            where = self.where("coarse", "params", name)
+            if name not in self.params:
+                raise ConfigError(f"{where}: not among params; add its range there")
+            for value in values:
+                if not self.params[name].holds(value):
+                    raise ConfigError(f"{where}: {value!r} lies outside its range in params")
+
+
+def _try(experiment: Experiment, name: str, value: Any, *, where: str) -> None:
+    try:
+        overrides.apply(experiment, {name: value})
+    except ConfigError as error:
+        problem = str(error).removeprefix(f"{experiment.path}: ").removeprefix(f"{name}: ")
+        raise ConfigError(f"{where}: {problem}") from None

@@ -1,0 +1,46 @@
+"""An evaluation task in a few lines: which rows, and how the model's answer to each is measured."""
+
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, field_validator
+
+from tunesmith.config.strict import Document
+
+
+class Task(Document):
+    """A file `NAME.yaml` in an experiment's `tasks_dir`."""
+
+    measure: Literal["extract", "rouge", "perplexity", "multiple_choice"]
+    """`extract` compares what `pattern` finds in the reply with `answer`; `rouge` compares the reply
+    with the reference (ROUGE-L) and scores the reference's perplexity; `multiple_choice` ranks choices."""
+    rows: str | None = None
+    """JSONL file of the items, relative to this file; the experiment's conversations when null."""
+    answer: str = "intent"
+    """`extract`: the field that holds the right answer."""
+    pattern: str = r"(.+)\s*$"
+    """`extract`: a regular expression whose first group is the model's answer."""
+    max_tokens: Annotated[int, Field(ge=1)] = 64
+    """Longest reply that is generated, in tokens."""
+
+    @field_validator("pattern")
+    @classmethod
+    def _has_one_group(cls, pattern: str) -> str:
+        try:
+            groups = re.compile(pattern).groups
+        except re.error as error:
+            raise ValueError(f"not a regular expression: {error}") from None
+        if groups != 1:
+            raise ValueError("the pattern needs exactly one group (…)")
+        return pattern
+
+    @property
+    def name(self) -> str:
+        """The file's name without its ending."""
+        return self.path.stem
+
+    def digest_tree(self) -> dict[str, Any]:
+        """What decides the scores besides the rows: everything but the place of the file."""
+        return {**self.tree(), "name": self.name}
+
+

@@ -1,0 +1,121 @@
+"""The frozen records that cross from one stage to the next."""
+
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Split:
+    """Rows that are used together, and the digest that identifies them."""
+
+    name: str
+    rows: tuple[Row, ...]
+    digest: str
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """All rows of a source, dealt out to the splits."""
+
+    source: str
+    digest: str
+    train: Split
+    tune: Split
+    holdout: Split
+    bench: Split
+
+    @property
+    def splits(self) -> tuple[Split, ...]:
+        """The splits in their fixed order."""
+        return self.train, self.tune, self.holdout, self.bench
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One check of the audit: how many rows it caught, and whether that is within the limits."""
+
+    check: str
+    passed: bool
+    count: int
+    detail: str
+    examples: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class AuditReport:
+    """What the audit found in a data set."""
+
+    data_digest: str
+    findings: tuple[Finding, ...]
+    metrics: Mapping[str, float]
+
+    @property
+    def passed(self) -> bool:
+        """Whether every check is within its limits."""
+        return all(finding.passed for finding in self.findings)
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What a model scored: means by metric name, and each item's values for paired comparison.
+
+    `items` maps a task to its rows' ids, each with the value of every per-item metric.
+    """
+
+    metrics: Mapping[str, float]
+    items: Mapping[str, Mapping[str, Mapping[str, float]]]
+    digest: str
+    """Identifies tasks, items, harness and settings; scores compare only under equal digests."""
+    samples: tuple[Mapping[str, Any], ...] = ()
+
+
+@dataclass(frozen=True)
+class TrainedRun:
+    """A finished training: where its adapter lies and how it went."""
+
+    run_id: str
+    adapter: str
+    metrics: Mapping[str, float]
+    curves: Mapping[str, tuple[tuple[int, float], ...]] = field(default_factory=dict)
+    overfit: bool = False
+
+
+class Decision(enum.StrEnum):
+    """The outcome of a gate."""
+
+    PASS = "pass"  # noqa: S105
+    FAIL = "fail"
+    INCONCLUSIVE = "inconclusive"
+
+
+@dataclass(frozen=True)
+class GateResult:
+    """One gate's decision and the numbers behind it."""
+
+    metric: str
+    rule: str
+    decision: Decision
+    detail: str
+    difference: float | None = None
+    interval: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """All gates of a policy over one candidate."""
+
+    rival: str
+    gates: tuple[GateResult, ...]
+
+    @property
+    def decision(self) -> Decision:
+        """Fail if any gate fails, else inconclusive if any is, else pass."""
+        decisions = [gate.decision for gate in self.gates]
+        for worst in (Decision.FAIL, Decision.INCONCLUSIVE):
+            if worst in decisions:
+                return worst
+        return Decision.PASS
