@@ -2,7 +2,7 @@
 
 import enum
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 Row = Mapping[str, Any]
@@ -68,6 +68,8 @@ class Scores:
 
     metrics: Mapping[str, float]
     items: Mapping[str, Mapping[str, Mapping[str, float]]]
+    groups: Mapping[str, str]
+    """The group of each item, by row id."""
     digest: str
     """Identifies tasks, items, harness and settings; scores compare only under equal digests."""
     samples: tuple[Mapping[str, Any], ...] = ()
@@ -75,13 +77,16 @@ class Scores:
 
 @dataclass(frozen=True)
 class TrainedRun:
-    """A finished training: where its adapter lies and how it went."""
+    """A finished training: how it went, and the folder that its adapter lies in.
 
-    run_id: str
+    `curves` maps a metric to its (optimiser step, value) points.
+    """
+
     adapter: str
+    adapter_sha256: str
     metrics: Mapping[str, float]
-    curves: Mapping[str, tuple[tuple[int, float], ...]] = field(default_factory=dict)
-    overfit: bool = False
+    curves: Mapping[str, tuple[tuple[int, float], ...]]
+    overfit: bool
 
 
 class Decision(enum.StrEnum):

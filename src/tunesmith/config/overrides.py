@@ -34,8 +34,13 @@ def full_name(name: str) -> str:
     for section in SHORT_SECTIONS:
         if f"{section}.{name}" in known:
             return f"{section}.{name}"
-    short = [field.rpartition(".")[2] for field in known]
+    short = [short_name(field) for field in known]
     raise ConfigError(f"{name}: no such experiment field{suggestion(name, [*known, *short])}")
+
+
+def short_name(name: str) -> str:
+    """`method.learning_rate` as `learning_rate`."""
+    return name.rpartition(".")[2]
 
 
 def parse_value(text: str) -> Any:

@@ -11,7 +11,7 @@ from tunesmith.config.strict import Document
 class Task(Document):
     """A file `NAME.yaml` in an experiment's `tasks_dir`."""
 
-    measure: Literal["extract", "rouge", "perplexity", "multiple_choice"]
+    measure: Literal["extract", "rouge", "multiple_choice"]
     """`extract` compares what `pattern` finds in the reply with `answer`; `rouge` compares the reply
     with the reference (ROUGE-L) and scores the reference's perplexity; `multiple_choice` ranks choices."""
     rows: str | None = None

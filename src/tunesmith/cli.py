@@ -1,0 +1,219 @@
+"""The command line: parse, load, call one function, print the result.
+
+Nothing heavy is imported before a command runs, so `--help` and configuration errors are instant.
+"""
+
+import functools
+import json
+import os
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from tunesmith import summary
+from tunesmith.config import Experiment, Policy, SearchSpace
+from tunesmith.config.overrides import apply, parse_assignments, parse_extra_arguments
+from tunesmith.errors import OutcomeError, TunesmithError
+from tunesmith.progress import Progress
+
+EXPERIMENT, SPACE, POLICY = "experiments/support.yaml", "search_spaces/sft.yaml", "registry/support-bot.yaml"
+TRIALS = 6
+
+OVERRIDABLE = {"ignore_unknown_options": True, "allow_extra_args": True}
+
+
+class OneLineErrors(click.Group):
+    """Reports a `TunesmithError` as one line, without a traceback, with its exit code."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run a command."""
+        try:
+            return super().invoke(ctx)
+        except TunesmithError as error:
+            click.echo(f"error: {error}", err=True)
+            ctx.exit(error.exit_code)
+
+
+@click.group(cls=OneLineErrors, context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
+@click.version_option(package_name="tunesmith")
+def main() -> None:
+    """Tunesmith finds, proves and promotes fine-tuned language models, every step an MLflow run.
+
+    Start with `tunesmith doctor`, then `tunesmith plan`, then `mlflow run . -e sweep`.
+    """
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+
+
+def json_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """`--json`: print what the command returns as one line instead of as text.
+
+    The command returns a (machine-readable value, text) pair.
+    """
+
+    @click.option("--json", "as_json", is_flag=True, help="Print one machine-readable line.")
+    @functools.wraps(command)
+    def wrapped(*args: Any, as_json: bool, **options: Any) -> None:
+        value, text = command(*args, **options)
+        click.echo(json.dumps(value, default=str) if as_json else text)
+
+    return wrapped
+
+
+def experiment_argument(command: Callable[..., Any]) -> Callable[..., Any]:
+    """EXPERIMENT, `--set field=value`, and undeclared `--field value` pairs as `mlflow run -P` appends them."""
+
+    @click.argument("experiment", default=EXPERIMENT)
+    @click.option("--set", "assignments", multiple=True, metavar="FIELD=VALUE", help="Override a field.")
+    @click.pass_context
+    @functools.wraps(command)
+    def wrapped(ctx: click.Context, experiment: str, assignments: tuple[str, ...], **options: Any) -> Any:
+        values = parse_assignments(assignments) | parse_extra_arguments(ctx.args)
+        return command(apply(Experiment.from_yaml(experiment), values), **options)
+
+    return wrapped
+
+
+@main.command()
+@click.option("--reap", is_flag=True, help="End runs whose process is gone; restore statuses that MLflow overwrote.")
+@json_option
+def doctor(reap: bool) -> tuple[Any, str]:
+    """Check versions, device, tracking store, environment managers and stale runs."""
+    from tunesmith import doctor as doctors
+
+    findings = doctors.examine(reap=reap)
+    if any(finding.severity == "error" for finding in findings):
+        click.echo(summary.doctor_text(findings))
+        raise OutcomeError("the checks marked ✗ must be mended first")
+    return [vars(finding) for finding in findings], summary.doctor_text(findings)
+
+
+@main.command(context_settings=OVERRIDABLE)
+@experiment_argument
+@json_option
+def audit(experiment: Experiment) -> tuple[Any, str]:
+    """Check the data of EXPERIMENT; fails beyond its limits."""
+    from tunesmith import pipeline
+
+    report = pipeline.check_data(experiment)
+    text = summary.audit_text(report)
+    if not report.passed:
+        click.echo(text)
+        raise OutcomeError(f"{experiment.path}: the data is beyond the limits of data.audit")
+    return {"passed": True, **report.metrics}, text
+
+
+@main.command(context_settings=OVERRIDABLE)
+@experiment_argument
+@json_option
+def plan(experiment: Experiment) -> tuple[Any, str]:
+    """Show what training EXPERIMENT would do: rows, tokens, steps, memory, loss mask. Trains nothing."""
+    from tunesmith.train.plan import make_plan
+
+    made = make_plan(experiment)
+    return {"config": experiment.tree(), **vars(made)}, summary.plan_text(experiment, made)
+
+
+@main.command(context_settings=OVERRIDABLE)
+@experiment_argument
+@json_option
+def sft(experiment: Experiment) -> tuple[Any, str]:
+    """Fine-tune once on the assistant's turns, and score the result on the tune split."""
+    from tunesmith import pipeline
+
+    with Progress() as progress:
+        run_id, trained, scores = pipeline.train_one(experiment, progress)
+    value = {"run_id": run_id, "overfit": trained.overfit, **trained.metrics, **scores.metrics}
+    return value, summary.training_text(run_id, trained, scores)
+
+
+@main.command(context_settings=OVERRIDABLE)
+@experiment_argument
+@click.option("--space", default=SPACE, help="Search space file.")
+@click.option("--policy", default=POLICY, help="Registry policy file.")
+@click.option("--trials", default=TRIALS, type=click.IntRange(min=1), help="Trials in all, grid and pruned ones included.")
+@click.option("--resume", is_flag=True, help="Go on with the newest interrupted sweep of this experiment.")
+@json_option
+def sweep(experiment: Experiment, space: str, policy: str, trials: int, resume: bool) -> tuple[Any, str]:
+    """Search, confirm the best on fresh seeds, and register the winner as candidate."""
+    loaded_space, loaded_policy = SearchSpace.from_yaml(space), Policy.from_yaml(policy)
+    from tunesmith import pipeline
+
+    with Progress() as progress:
+        outcome = pipeline.sweep(experiment, loaded_space, loaded_policy, progress, trials=trials, resume=resume)
+    return summary.sweep_value(outcome), summary.sweep_text(outcome, loaded_policy)
+
+
+@main.command("main", context_settings=OVERRIDABLE)
+@experiment_argument
+@click.option("--space", default=SPACE, help="Search space file.")
+@click.option("--policy", default=POLICY, help="Registry policy file.")
+@click.option("--trials", default=TRIALS, type=click.IntRange(min=1), help="Trials in all, grid and pruned ones included.")
+@json_option
+def whole_story(experiment: Experiment, space: str, policy: str, trials: int) -> tuple[Any, str]:
+    """Everything in one run: audit, base scores, sweep, registration, gate, promotion."""
+    loaded_space, loaded_policy = SearchSpace.from_yaml(space), Policy.from_yaml(policy)
+    from tunesmith import pipeline
+
+    with Progress() as progress:
+        outcome, version, verdict = pipeline.main(experiment, loaded_space, loaded_policy, progress, trials=trials)
+    click.echo(summary.sweep_text(outcome, loaded_policy), err=True)
+    require_pass(verdict, loaded_policy)
+    return {**summary.sweep_value(outcome), "champion": version}, summary.promotion_text(loaded_policy, version, verdict)
+
+
+@main.command()
+@click.argument("model")
+@click.option("--experiment", default=EXPERIMENT, help="Experiment whose tasks and rows are used.")
+@click.option("--split", default="tune", type=click.Choice(["tune", "bench"]), help="Rows to score on.")
+@json_option
+def evaluate(model: str, experiment: str, split: str) -> tuple[Any, str]:
+    """Score MODEL (a run id, or `models:/NAME@ALIAS`) beside its base."""
+    loaded = Experiment.from_yaml(experiment)
+    from tunesmith import pipeline
+
+    with Progress() as progress:
+        base, scores = pipeline.evaluate(model, loaded, progress, split=split)
+    return {"base": dict(base.metrics), "model": dict(scores.metrics)}, summary.comparison_text(base, scores)
+
+
+@main.command()
+@click.argument("policy", default=POLICY)
+@click.option("--reason", default="", help="Why, for the record.")
+@json_option
+def promote(policy: str, reason: str) -> tuple[Any, str]:
+    """Judge the candidate by the gates of POLICY and, if it passes, make it champion."""
+    loaded = Policy.from_yaml(policy)
+    from tunesmith import pipeline
+
+    version, verdict = pipeline.promote(loaded, reason=reason)
+    require_pass(verdict, loaded)
+    return {"champion": version, "verdict": verdict.decision}, summary.promotion_text(loaded, version, verdict)
+
+
+@main.command()
+@click.argument("policy", default=POLICY)
+@json_option
+def rollback(policy: str) -> tuple[Any, str]:
+    """Give the previous champion of POLICY its alias back."""
+    loaded = Policy.from_yaml(policy)
+    from tunesmith import pipeline
+
+    deposed, restored = pipeline.rollback(loaded)
+    text = f"{loaded.model}: champion is version {restored} again (was {deposed})"
+    return {"champion": restored, "was": deposed}, text
+
+
+def require_pass(verdict: Any, policy: Policy) -> None:
+    """Show the gates and exit 1 unless all passed."""
+    if verdict.decision != "pass":
+        click.echo(summary.verdict_text(verdict), err=True)
+        raise OutcomeError(f"{policy.model}: not promoted: the verdict is {verdict.decision}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,71 @@
+"""Evaluation items: which rows of which file a task is scored on, in which split."""
+
+import pathlib
+from collections.abc import Callable, Mapping, Sequence
+
+from tunesmith.config.experiment import Experiment
+from tunesmith.config.task import Task
+from tunesmith.data.dataset import deal, load_rows
+from tunesmith.data.formats import check_conversation, check_question
+from tunesmith.data.split import stratified
+from tunesmith.errors import ConfigError, DataError
+from tunesmith.records import Row
+
+Items = Mapping[str, Sequence[Row]]
+
+
+def load_tasks(experiment: Experiment) -> dict[str, Task]:
+    """The experiment's tasks by name; raises `ConfigError` for a missing or wrong file."""
+    folder = experiment.resolve(experiment.evaluation.tasks_dir)
+    tasks = {}
+    for name in experiment.evaluation.tasks:
+        path = folder / f"{name}.yaml"
+        if not path.is_file():
+            known = ", ".join(sorted(p.stem for p in folder.glob("*.yaml"))) or "none"
+            where = experiment.where("evaluation", "tasks")
+            raise ConfigError(f"{where}: {name}: no file {path}; tasks there: {known}")
+        tasks[name] = Task.from_yaml(path)
+    return tasks
+
+
+def load_items(tasks: Mapping[str, Task], experiment: Experiment, split: str) -> dict[str, Sequence[Row]]:
+    """All items of a split by task; raises `DataError` when a task has none there."""
+    items = {}
+    for name, task in tasks.items():
+        rows = load_rows(item_file(task, experiment), item_check(task))
+        items[name] = deal(rows, experiment.data)[split].rows
+        if not items[name]:
+            raise DataError(f"{task.path}: none of its rows falls into {split}; add rows or change data.split")
+    return items
+
+
+def item_file(task: Task, experiment: Experiment) -> pathlib.Path:
+    """The file a task's rows come from."""
+    return task.resolve(task.rows) if task.rows else experiment.resolve(experiment.data.source)
+
+
+def item_check(task: Task) -> Callable[..., None]:
+    """The check of the shape that a task needs."""
+    return check_question if task.measure == "multiple_choice" else check_conversation
+
+
+def trial_items(tasks: Mapping[str, Task], experiment: Experiment) -> dict[str, Sequence[Row]]:
+    """The tune items that a trial is scored on: at most `trial_items` rows over all tasks.
+
+    Tasks over the same file share their rows. The file of the primary metric's task gets half of
+    the rows, the others share the rest; within a file rows are stratified like a training subset.
+    """
+    everything = load_items(tasks, experiment, "tune")
+    primary = item_file(tasks[experiment.evaluation.primary.split("/")[1]], experiment)
+    files = {item_file(task, experiment) for task in tasks.values()}
+    limit = experiment.evaluation.trial_items
+    half = limit if len(files) == 1 else limit // 2
+    rest = (limit - half) // max(1, len(files) - 1)
+    return {
+        name: stratified(
+            rows,
+            half if item_file(tasks[name], experiment) == primary else rest,
+            by=experiment.data.stratify_by,
+        )
+        for name, rows in everything.items()
+    }

@@ -1,0 +1,1 @@
+"""Scoring a live model with the lm-eval harness, and telling what the scores mean."""

@@ -1,0 +1,85 @@
+"""Which device, precision and attention kernel a model runs with, chosen by what is there."""
+
+import contextlib
+import ctypes
+import importlib.util
+import os
+from dataclasses import dataclass
+
+import torch
+
+from tunesmith.config.experiment import ModelConfig
+from tunesmith.errors import DeviceError
+
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # from malloc.h
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where and how a model runs."""
+
+    device: str
+    dtype: torch.dtype
+    attention: str
+    reason: str
+
+    def describe(self) -> str:
+        """One phrase for people."""
+        return f"{self.device}, {str(self.dtype).removeprefix('torch.')}, {self.attention} attention ({self.reason})"
+
+
+def place(config: ModelConfig) -> Placement:
+    """Choose a placement; raises `DeviceError` when what the experiment asks for is not there."""
+    cuda = torch.cuda.is_available()
+    if config.device == "cuda" and not cuda:
+        raise DeviceError("model.device: cuda is asked for but no CUDA device is there; use auto or cpu")
+    device = "cuda" if cuda and config.device != "cpu" else "cpu"
+    native = cuda_computes_bfloat16() if device == "cuda" else cpu_computes_bfloat16()
+    if config.dtype == "auto":
+        dtype = torch.bfloat16 if native else torch.float32
+        reason = "bfloat16 in hardware" if native else "no bfloat16 in hardware"
+    else:
+        dtype, reason = getattr(torch, config.dtype), "as configured"
+    return Placement(device=device, dtype=dtype, attention=_attention(config, device), reason=reason)
+
+
+def _attention(config: ModelConfig, device: str) -> str:
+    flash = importlib.util.find_spec("flash_attn") is not None
+    if config.attention == "flash_attention_2" and (device != "cuda" or not flash):
+        raise DeviceError("model.attention: flash_attention_2 needs CUDA and the package flash-attn; use auto")
+    if config.attention != "auto":
+        return config.attention
+    return "flash_attention_2" if device == "cuda" and flash else "sdpa"
+
+
+def cuda_computes_bfloat16() -> bool:
+    """Whether the CUDA device multiplies bfloat16 natively (Ampere and newer)."""
+    return torch.cuda.get_device_capability()[0] >= 8
+
+
+def cpu_computes_bfloat16() -> bool:
+    """Whether the CPU multiplies bfloat16 natively.
+
+    Without AVX512-BF16 or AMX (on x86) a bfloat16 product runs about 100 times slower than float32.
+    """
+    capabilities = torch.cpu.get_capabilities()
+    return any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+
+
+def keep_memory() -> None:
+    """Tell glibc to reuse freed memory instead of returning it to the kernel after every operation.
+
+    A training step frees and takes hundreds of buffers of some megabytes; the page faults that follow
+    from returning them took a fifth of a step's time on 2 cores.
+    """
+    with contextlib.suppress(OSError, AttributeError):
+        libc = ctypes.CDLL("libc.so.6")
+        libc.mallopt(M_MMAP_THRESHOLD, 2**30)
+        libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+
+
+def fix_threads() -> int:
+    """Pin torch to one thread per core at hand, so that equal runs give equal bits; returns the count."""
+    count = int(os.environ.get("OMP_NUM_THREADS") or len(os.sched_getaffinity(0)))
+    torch.set_num_threads(count)
+    return count

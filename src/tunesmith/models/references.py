@@ -1,0 +1,89 @@
+"""Model references: a hub id, a path, `bundled:NAME` or a `models:/` URI, resolved to local files."""
+
+import functools
+import json
+import pathlib
+from dataclasses import dataclass
+
+from tunesmith import manifest
+from tunesmith.errors import ModelError
+from tunesmith.models.bundled import bundled_path
+
+HUB_FILES = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.txt", "*.model", "*.jinja"]
+
+
+@dataclass(frozen=True)
+class LocalModel:
+    """A base model on this machine.
+
+    `sha256` covers the names and contents of all its files; `revision` is the hub commit, if any;
+    `adapter` is a folder with an adapter to merge on loading, for a base that was itself tuned.
+    """
+
+    reference: str
+    path: pathlib.Path
+    sha256: str
+    revision: str | None = None
+    adapter: pathlib.Path | None = None
+
+
+def resolve(reference: str, *, revision: str | None = None) -> LocalModel:
+    """Find the files a reference names; raises `ModelError` with the remedy when they cannot be had."""
+    if reference.startswith("bundled:"):
+        return _local(reference, bundled_path(reference.removeprefix("bundled:")))
+    if reference.startswith("models:/"):
+        return _from_registry(reference)
+    path = pathlib.Path(reference).expanduser()
+    if path.is_dir():
+        return _local(reference, path.resolve())
+    if reference.startswith((".", "/", "~")):
+        raise ModelError(f"model.base: {reference}: no such folder")
+    return _from_hub(reference, revision)
+
+
+def _local(reference: str, path: pathlib.Path, *, revision: str | None = None) -> LocalModel:
+    if not (path / "config.json").is_file():
+        raise ModelError(f"model.base: {reference}: {path} has no config.json; it is not a model folder")
+    if not any(path.glob("*.safetensors")):
+        raise ModelError(f"model.base: {reference}: no safetensors weights; other formats can run code and are refused")
+    return LocalModel(reference=reference, path=path, sha256=weights_digest(path), revision=revision)
+
+
+@functools.lru_cache(maxsize=8)
+def weights_digest(path: pathlib.Path) -> str:
+    """SHA-256 over the names and contents of a model folder's files."""
+    return manifest.digest(manifest.list_files(path))
+
+
+def _from_hub(reference: str, revision: str | None) -> LocalModel:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
+    try:
+        path = snapshot_download(reference, revision=revision, allow_patterns=HUB_FILES)
+    except HFValidationError:
+        raise ModelError(f"model.base: {reference}: neither a folder here nor a hub id") from None
+    except (LocalEntryNotFoundError, OSError):
+        raise ModelError(
+            f"model.base: {reference}: not in the local cache and the hub cannot be reached; "
+            "connect, or use a path or bundled:smollm2-135m-instruct"
+        ) from None
+    return _local(reference, pathlib.Path(path), revision=pathlib.Path(path).name)
+
+
+def _from_registry(reference: str) -> LocalModel:
+    import mlflow
+
+    try:
+        folder = pathlib.Path(mlflow.artifacts.download_artifacts(artifact_uri=reference))
+    except mlflow.exceptions.MlflowException as error:
+        raise ModelError(f"model.base: {reference}: {error.message.splitlines()[0]}") from None
+    package = folder / "artifacts" / "package"
+    manifest.verify(package)
+    stored = json.loads((package / "base.json").read_text(encoding="utf-8"))
+    base = resolve(stored["reference"], revision=stored["revision"])
+    if base.sha256 != stored["sha256"]:
+        raise ModelError(f"model.base: {reference}: its base {base.reference} has changed since it was trained")
+    return LocalModel(
+        reference=reference, path=base.path, sha256=base.sha256, revision=base.revision, adapter=package / "adapter"
+    )

@@ -1,0 +1,297 @@
+"""The story: rows → audit → sweep → confirmed winner → holdout → candidate → gate → champion."""
+
+import pathlib
+import tempfile
+from dataclasses import dataclass
+
+from tunesmith.audit.checks import audit
+from tunesmith.config.experiment import Experiment
+from tunesmith.config.policy import Policy
+from tunesmith.config.space import SearchSpace
+from tunesmith.data.dataset import load_dataset, training_rows
+from tunesmith.data.tasks import load_items, load_tasks
+from tunesmith.errors import ModelError, OutcomeError, RegistryError
+from tunesmith.gate.decide import Evidence, decide
+from tunesmith.models.references import resolve
+from tunesmith.progress import Progress
+from tunesmith.records import AuditReport, Scores, TrainedRun, Verdict
+from tunesmith.registry import aliases, evidence, versions
+from tunesmith.registry.package import Contents, build_package
+from tunesmith.sweep import plots
+from tunesmith.sweep import study as studies
+from tunesmith.sweep.coordinator import Candidate, Coordinator, log_scores, log_training
+from tunesmith.sweep.protocol import Items, Job
+from tunesmith.sweep.study import SweepStudy
+from tunesmith.tracking import runs, store
+from tunesmith.tracking.command import run_command
+from tunesmith.tracking.datasets import log_dataset
+from tunesmith.tracking.runs import Run
+
+SINGLE_RUN_MARKS = (0.25, 0.5, 0.75, 1.0)
+REPLY_TOKENS = 256
+
+
+@dataclass(frozen=True)
+class SweepOutcome:
+    """What a sweep found: its winner, registered as candidate, and how that compares with the base."""
+
+    parent: str
+    winner: Candidate
+    run_id: str
+    version: str
+    base: Scores
+    scores: Scores
+    verdict: Verdict
+
+
+def check_data(experiment: Experiment) -> AuditReport:
+    """Audit the experiment's rows."""
+    return audit(load_dataset(experiment), experiment.data.audit)
+
+
+def require_clean(experiment: Experiment) -> AuditReport:
+    """Audit the experiment's rows; raises `OutcomeError` when they are beyond its limits."""
+    report = check_data(experiment)
+    failed = [finding for finding in report.findings if not finding.passed]
+    if failed:
+        worst = failed[0]
+        example = f" (first: {worst.examples[0]})" if worst.examples else ""
+        raise OutcomeError(
+            f"{experiment.path}: the data fails its audit: {worst.check}: {worst.count}, {worst.detail}{example}; "
+            "run `tunesmith audit` for all findings"
+        )
+    return report
+
+
+def train_one(experiment: Experiment, progress: Progress) -> tuple[str, TrainedRun, Scores]:
+    """One training run, scored on the whole tune split; returns its run id, its training and its scores."""
+    from tunesmith.sweep.workbench import Workbench
+
+    report = require_clean(experiment)
+    run = runs.adopt_or_create(experiment.name, f"{experiment.name}-{experiment.method.kind}", kind="sft")
+    with runs.recording(run), tempfile.TemporaryDirectory(dir=store.state_folder()) as folder:
+        bench = Workbench(experiment)
+        log_run(run, experiment, report)
+        ready = bench.ready()
+        progress.note(f"model {experiment.model.base} on {ready.placement}")
+        shared = {"base_sha256": ready.base_sha256, "threads": ready.threads, "seed": experiment.seed}
+        run.tags({**shared, "command": run_command(experiment), **runs.provenance()})
+        log_dataset(run, training_rows(bench.dataset, experiment.data), context="training")
+        job = Job(experiment, "tune", folder, fractions=SINGLE_RUN_MARKS)
+        done = bench.execute(job, RunReporter(run, progress))
+        assert done.trained is not None  # noqa: S101 - a training job was asked for
+        log_training(run, done.trained)
+        log_scores(run, done.scores)
+        run.artifact(pathlib.Path(done.trained.adapter), "adapter")
+        return run.id, done.trained, done.scores
+
+
+class RunReporter:
+    """Writes a training's progress to its run and to the terminal."""
+
+    def __init__(self, run: Run, progress: Progress) -> None:
+        self.run = run
+        self.progress = progress
+
+    def begin(self, steps: int) -> None:
+        """A training begins."""
+        self.progress.begin(steps)
+
+    def metrics(self, values: dict[str, float], *, step: int) -> None:
+        """An optimiser step is done."""
+        self.run.metrics(values, step=step)
+        self.progress.step(values, step)
+
+    def rung(self, fraction: float, *, step: int, tune_loss: float) -> None:
+        """A share of the training is done."""
+        self.progress.note(f"  {fraction:>4.0%}  step {step}  tune/loss {tune_loss:.3f}")
+
+
+def log_run(run: Run, experiment: Experiment, report: AuditReport) -> None:
+    """Log what decides a run: its resolved configuration and the audit of its data."""
+    tree = experiment.tree()
+    run.json(tree, "experiment.json")
+    run.tags({"config_sha256": studies.digest_of(tree), "data_sha256": report.data_digest})
+    run.metrics(dict(report.metrics))
+
+
+def sweep(
+    experiment: Experiment, space: SearchSpace, policy: Policy, progress: Progress, *, trials: int, resume: bool
+) -> SweepOutcome:
+    """Search, confirm the best, score the winner once on the holdout, register it as candidate."""
+    space.check_against(experiment)
+    load_items(load_tasks(experiment), experiment, "holdout")  # a missing task file fails here, not at the end
+    report = require_clean(experiment)
+    parent, study = open_sweep(experiment, space, report, resume=resume)
+    with runs.recording(parent):
+        log_run(parent, experiment, report)
+        with Coordinator(experiment, space, parent, progress) as coordinator:
+            coordinator.start()
+            base_run = study.study.user_attrs.get("base_run")
+            if base_run is None:
+                progress.note("scoring the base model")
+                run, _ = coordinator.score("base", kind="base", items="trial", adapter=None)
+                study.study.set_user_attr("base_run", run.id)
+            coordinator.search(study, trials)
+            report_search(parent, study, experiment)
+            winner = coordinator.confirm(study)[0]
+            run_id = winner.runs[0]
+            base, scores = score_holdout(coordinator, run_id, report)
+        log_winner(parent, study, winner, scores)
+        version = register(experiment, policy, run_id, scores)
+        verdict = judge(policy, run_id)
+        log_verdict(policy, version, verdict)
+    return SweepOutcome(parent.id, winner, run_id, version, base, scores, verdict)
+
+
+def open_sweep(
+    experiment: Experiment, space: SearchSpace, report: AuditReport, *, resume: bool
+) -> tuple[Run, SweepStudy]:
+    """The sweep's parent run and study, new or taken up again."""
+    prints = studies.fingerprint(experiment, space, data=report.data_digest)
+    if not resume:
+        parent = runs.adopt_or_create(experiment.name, f"{experiment.name}-sweep", kind="sweep")
+        study = studies.create(experiment, space, name=f"{experiment.name}-{parent.id}", prints=prints)
+        study.study.set_user_attr("parent_run", parent.id)
+        parent.tags({"study": study.study.study_name})
+        return parent, study
+    study = studies.load(experiment, space, prints=prints)
+    parent = runs.attach(study.study.user_attrs["parent_run"])
+    study.recover()
+    runs.reopen(parent)
+    runs.link_resumption(parent)
+    return parent, study
+
+
+def report_search(parent: Run, study: SweepStudy, experiment: Experiment) -> None:
+    """Log what the search found: best parameters, importances and the plots."""
+    best = study.ranking()[0]
+    parent.tags({"best_params": best.params, "best_trial": best.number})
+    parent.metrics({"best/tune_loss": studies.last_value(best)})
+    parent.metrics({f"importance/{name}": value for name, value in plots.importances(study).items()})
+    parent.text(plots.page(study, title=f"Search of {experiment.name}"), "plots/search.html")
+
+
+def score_holdout(coordinator: Coordinator, run_id: str, report: AuditReport) -> tuple[Scores, Scores]:
+    """Score base and winner on the holdout, and keep both on the winner's run as its evidence."""
+    coordinator.progress.note("scoring winner and base on the holdout")
+    winner_run = runs.attach(run_id)
+    adapter = winner_run.download("adapter", coordinator.folder / "winner")
+    _, scores = coordinator.score("holdout-winner", kind="holdout", items="holdout", adapter=str(adapter))
+    _, base = coordinator.score("holdout-base", kind="holdout", items="holdout", adapter=None)
+    evidence.save(winner_run, candidate=scores, base=base)
+    winner_run.metrics({**scores.metrics, **report.metrics})
+    winner_run.flush()
+    return base, scores
+
+
+def log_winner(parent: Run, study: SweepStudy, winner: Candidate, scores: Scores) -> None:
+    """Log the confirmed winner on the parent run."""
+    first = study.study.trials[winner.trial]
+    parent.params({f"best.{name}": value for name, value in winner.params.items()})
+    parent.tags({"winner_trial": winner.trial, "winner_run": winner.runs[0]})
+    shrinkage = winner.loss - studies.last_value(first)
+    parent.metrics({**scores.metrics, "confirmed/loss": winner.loss, "confirmed/loss_shrinkage": shrinkage})
+
+
+def register(experiment: Experiment, policy: Policy, run_id: str, scores: Scores) -> str:
+    """Package a run's adapter and register it as candidate; returns the version's number."""
+    run = runs.attach(run_id)
+    report = check_data(experiment)
+    contents = Contents(
+        base=resolve(experiment.model.base, revision=experiment.model.revision),
+        experiment=experiment.tree(),
+        data={"source_sha256": report.data_digest, "scores_digest": scores.digest},
+        max_new_tokens=REPLY_TOKENS,
+    )
+    with tempfile.TemporaryDirectory(dir=store.state_folder()) as scratch:
+        folder = pathlib.Path(scratch)
+        adapter = run.download("adapter", folder / "run")
+        package = build_package(folder / "package", adapter, contents)
+        tags = {name.replace("/", "."): f"{value:.4f}" for name, value in scores.metrics.items()}
+        version = versions.register(package, run, policy.model, tags={**tags, "run_id": run_id})
+    versions.set_alias(policy.model, aliases.CANDIDATE, version)
+    return version
+
+
+def judge(policy: Policy, run_id: str) -> Verdict:
+    """The gate's verdict over a run's model, against the champion if there is one, else its base."""
+    candidate, base = evidence.load(run_id)
+    champion = versions.by_alias(policy.model, aliases.CHAMPION)
+    rival = None
+    if champion is not None and champion.run_id != run_id:
+        rival, _ = evidence.load(champion.run_id)
+    return decide(policy, Evidence(evidence.metrics(run_id), candidate, base, rival))
+
+
+def log_verdict(policy: Policy, version: str, verdict: Verdict) -> None:
+    """Write a verdict onto a version, where the registry's page shows it."""
+    lines = [f"{gate.decision}: {gate.metric} {gate.rule}: {gate.detail}" for gate in verdict.gates]
+    client = store.client()
+    client.set_model_version_tag(policy.model, version, f"{runs.TAG}verdict", str(verdict.decision))
+    client.update_model_version(policy.model, version, description="\n\n".join(lines))
+
+
+def promote(policy: Policy, *, reason: str) -> tuple[str, Verdict]:
+    """Judge the candidate and, if it passes, make it champion; returns its version and the verdict."""
+    candidate = versions.by_alias(policy.model, aliases.CANDIDATE)
+    if candidate is None:
+        raise RegistryError(f"{policy.model}: has no candidate; run a sweep first")
+    champion = versions.by_alias(policy.model, aliases.CHAMPION)
+    if champion is not None and champion.version == candidate.version:
+        raise RegistryError(f"{policy.model}: version {candidate.version} is champion already")
+    verdict = judge(policy, candidate.run_id)
+    log_verdict(policy, str(candidate.version), verdict)
+    if verdict.decision == "pass":
+        aliases.promote(policy.model, str(candidate.version), reason=reason)
+    return str(candidate.version), verdict
+
+
+def rollback(policy: Policy) -> tuple[str, str]:
+    """Give the previous champion its alias back."""
+    return aliases.rollback(policy.model)
+
+
+def main(
+    experiment: Experiment, space: SearchSpace, policy: Policy, progress: Progress, *, trials: int
+) -> tuple[SweepOutcome, str, Verdict]:
+    """The whole story: audit, base scores, sweep, register, gate, promote."""
+    outcome = sweep(experiment, space, policy, progress, trials=trials, resume=False)
+    version, verdict = promote(policy, reason=f"main: winner of sweep {outcome.parent}")
+    return outcome, version, verdict
+
+
+
+
+def evaluate(model: str, experiment: Experiment, progress: Progress, *, split: Items) -> tuple[Scores, Scores]:
+    """Score the adapter of a run or of a registered version beside the base; returns base's and model's scores."""
+    from tunesmith.sweep.workbench import Workbench
+
+    run = runs.adopt_or_create(experiment.name, f"evaluate {model}", kind="evaluation")
+    with runs.recording(run), tempfile.TemporaryDirectory(dir=store.state_folder()) as folder:
+        adapter = fetch_adapter(model, experiment, pathlib.Path(folder))
+        bench = Workbench(experiment)
+        reporter = RunReporter(run, progress)
+        results = []
+        for path in (None, str(adapter)):
+            progress.note(f"scoring {'the base' if path is None else model} on {split}")
+            results.append(bench.execute(Job(experiment, split, folder, train=False, adapter=path), reporter).scores)
+        base, scores = results
+        log_scores(run, scores)
+        run.metrics({f"base/{name}": value for name, value in base.metrics.items()})
+        run.tags({"model": model, "base_sha256": bench.model.sha256})
+        return base, scores
+
+
+def fetch_adapter(model: str, experiment: Experiment, folder: pathlib.Path) -> pathlib.Path:
+    """The adapter folder of a run id or `models:/` URI; raises `ModelError` if its base is another one."""
+    base = resolve(experiment.model.base, revision=experiment.model.revision)
+    if model.startswith("models:/"):
+        tuned = resolve(model)
+        sha256, adapter = tuned.sha256, tuned.adapter
+    else:
+        run = runs.attach(model)
+        sha256, adapter = run.tag("base_sha256"), run.download("adapter", folder)
+    if sha256 != base.sha256 or adapter is None:
+        raise ModelError(f"{model}: was not trained on {experiment.model.base}, the base of {experiment.path}")
+    return adapter

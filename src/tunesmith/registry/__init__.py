@@ -1,0 +1,1 @@
+"""The model registry: packages, their verification, versions and aliases."""

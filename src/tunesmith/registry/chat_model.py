@@ -1,0 +1,84 @@
+"""The MLflow model of a package, logged from this file: chat messages in, a chat completion out.
+
+MLflow copies this package's sources beside the model (`code_paths`), so that it loads where
+Tunesmith is not installed.
+"""
+
+import json
+import pathlib
+import time
+import uuid
+from typing import Any
+
+import mlflow
+from mlflow.pyfunc import PythonModel, PythonModelContext
+
+
+class ChatModel(PythonModel):
+    """Greedy replies of an adapter on its base."""
+
+    def load_context(self, context: PythonModelContext) -> None:
+        """Verify the package, load its base, check the base's digest, attach the adapter."""
+        import torch
+
+        from tunesmith import manifest
+        from tunesmith.config.experiment import ModelConfig
+        from tunesmith.errors import RegistryError
+        from tunesmith.models.device import place
+        from tunesmith.models.loading import attach_saved, load_base, load_tokenizer
+        from tunesmith.models.references import LocalModel, resolve
+
+        package = pathlib.Path(context.artifacts["package"])
+        manifest.verify(package)
+        stored = self._read(package / "base.json")
+        base = resolve(stored["reference"], revision=stored["revision"])
+        if base.sha256 != stored["sha256"]:
+            raise RegistryError(f"{stored['reference']}: is not the base that this adapter was trained on")
+        placement = place(ModelConfig(base=stored["reference"]))
+        self.tokenizer = load_tokenizer(LocalModel(stored["reference"], package / "tokenizer", base.sha256))
+        self.model = attach_saved(load_base(base, placement), package / "adapter")
+        self.generation = self._read(package / "generation.json")
+        self.name = stored["reference"]
+        self.torch = torch
+
+    @staticmethod
+    def _read(path: pathlib.Path) -> dict[str, Any]:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+
+    def predict(self, context: PythonModelContext, model_input: Any, params: dict[str, Any] | None = None) -> Any:
+        """Answer a request, or a table with one request a row; each gives a chat completion."""
+        if isinstance(model_input, dict):
+            return self._complete(model_input)
+        answers = [self._complete(request) for request in model_input.to_dict(orient="records")]
+        return answers[0] if len(answers) == 1 else answers
+
+    def _complete(self, request: dict[str, Any]) -> dict[str, Any]:
+        messages = [{"role": m["role"], "content": m["content"]} for m in request["messages"]]
+        prompt = self.tokenizer.apply_chat_template(
+            messages, add_generation_prompt=True, return_tensors="pt", return_dict=True
+        ).to(self.model.device)
+        limit = request.get("max_tokens")
+        settings = {**self.generation, **({"max_new_tokens": int(limit)} if limit and limit == limit else {})}
+        with self.torch.inference_mode():
+            output = self.model.generate(**prompt, **settings, pad_token_id=self.tokenizer.pad_token_id)
+        start = prompt["input_ids"].shape[1]
+        reply = output[0, start:]
+        text = self.tokenizer.decode(reply, skip_special_tokens=True)
+        ended = len(reply) < settings["max_new_tokens"]
+        return completion(text, model=self.name, prompt=start, reply=len(reply), finish="stop" if ended else "length")
+
+
+def completion(text: str, *, model: str, prompt: int, reply: int, finish: str) -> dict[str, Any]:
+    """A reply in the chat-completions format; `prompt` and `reply` are token counts."""
+    return {
+        "id": f"chatcmpl-{uuid.uuid4().hex}",
+        "object": "chat.completion",
+        "created": int(time.time()),
+        "model": model,
+        "choices": [{"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": finish}],
+        "usage": {"prompt_tokens": prompt, "completion_tokens": reply, "total_tokens": prompt + reply},
+    }
+
+
+if __name__ != "tunesmith.registry.chat_model":  # run by MLflow as a file, not imported
+    mlflow.models.set_model(ChatModel())

@@ -1,0 +1,1 @@
+"""Pure statistics over paired per-item results."""

@@ -1,0 +1,54 @@
+"""Is one model better than another on the same items? Resampled by group, since rows of a group err together."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+DRAWS = 10_000
+SEED = 20_260_101
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Mean difference candidate − rival and its percentile interval, in the metric's own unit."""
+
+    mean: float
+    low: float
+    high: float
+    items: int
+    groups: int
+
+
+def paired_difference(
+    candidate: Mapping[str, float],
+    rival: Mapping[str, float],
+    groups: Mapping[str, str],
+    *,
+    confidence: float,
+) -> Difference:
+    """Bootstrap the mean difference over items present in both, drawing whole groups with replacement.
+
+    `low` and `high` each bound the difference one-sidedly at `confidence` (cluster bootstrap, Field
+    and Welsh, 2007; 10,000 draws, fixed seed). Raises `ValueError` when the items differ or are none.
+    """
+    if not candidate or candidate.keys() != rival.keys():
+        missing = sorted(candidate.keys() ^ rival.keys())
+        raise ValueError(f"{len(missing)} items are not in both results, {missing[0] if missing else 'all empty'} first")
+    sums, counts = group_sums([(groups[item], candidate[item] - rival[item]) for item in sorted(candidate)])
+    draws = np.random.default_rng(SEED).multinomial(len(sums), np.full(len(sums), 1 / len(sums)), size=DRAWS)
+    means = (draws @ sums) / (draws @ counts)
+    low, high = np.quantile(means, [1 - confidence, confidence])
+    mean = float(sums.sum() / counts.sum())
+    return Difference(mean, float(low), float(high), items=int(counts.sum()), groups=len(sums))
+
+
+def group_sums(differences: Sequence[tuple[str, float]]) -> tuple[np.ndarray, np.ndarray]:
+    """Sum and number of the differences of each group, both of shape [groups]."""
+    names = sorted({group for group, _ in differences})
+    index = {name: n for n, name in enumerate(names)}
+    sums, counts = np.zeros(len(names)), np.zeros(len(names))
+    for group, difference in differences:
+        sums[index[group]] += difference
+        counts[index[group]] += 1
+    return sums, counts

@@ -1,0 +1,140 @@
+"""Results as text for a terminal."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from tunesmith.config import Experiment, Policy
+from tunesmith.progress import describe
+from tunesmith.records import AuditReport, Scores, TrainedRun, Verdict
+
+if TYPE_CHECKING:
+    from tunesmith.doctor import Diagnosis
+    from tunesmith.pipeline import SweepOutcome
+    from tunesmith.train.plan import Plan
+
+MARKS = {"ok": "✓", "warning": "!", "error": "✗", "pass": "✓", "fail": "✗", "inconclusive": "?"}
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Columns aligned: the first to the left, the others to the right."""
+    widths = [max(len(row[n]) for row in (header, *rows)) for n in range(len(header))]
+    lines = [
+        "  ".join(cell.ljust(width) if n == 0 else cell.rjust(width) for n, (cell, width) in enumerate(zip(row, widths, strict=True)))
+        for row in (header, *rows)
+    ]
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def comparison_text(base: Scores, tuned: Scores) -> str:
+    """Base and tuned model side by side."""
+    rows = [
+        (name, f"{base.metrics[name]:.3f}", f"{value:.3f}", f"{value - base.metrics[name]:+.3f}")
+        for name, value in tuned.metrics.items()
+        if name in base.metrics
+    ]
+    return table(("metric", "base", "tuned", "change"), rows)
+
+
+def sweep_text(outcome: "SweepOutcome", policy: Policy) -> str:
+    """The last lines of a sweep: winner and base, the verdict, and what to type next."""
+    name = policy.model
+    return "\n".join(
+        [
+            "",
+            f"winner: trial {outcome.winner.trial}  ({describe(outcome.winner.params)})",
+            "",
+            comparison_text(outcome.base, outcome.scores),
+            "",
+            f"registered as {name} version {outcome.version}, alias candidate; gate verdict against the {outcome.verdict.rival}:",
+            verdict_text(outcome.verdict),
+            "",
+            "next:",
+            f"  mlflow run . -e promote --env-manager local -P policy={policy.path}   # make it champion",
+            "  make ui                                                          # compare the runs",
+            f"  tunesmith evaluate models:/{name}@candidate --split bench        # score it on fresh rows",
+        ]
+    )
+
+
+def sweep_value(outcome: "SweepOutcome") -> dict[str, Any]:
+    """A sweep's outcome for machines."""
+    return {
+        "sweep_run": outcome.parent,
+        "winner_run": outcome.run_id,
+        "trial": outcome.winner.trial,
+        "params": outcome.winner.params,
+        "version": outcome.version,
+        "verdict": outcome.verdict.decision,
+        "base": dict(outcome.base.metrics),
+        "winner": dict(outcome.scores.metrics),
+    }
+
+
+def verdict_text(verdict: Verdict) -> str:
+    """Every gate with its decision and numbers."""
+    return "\n".join(
+        f"  {MARKS[gate.decision]} {gate.decision}: {gate.metric} {gate.rule.replace('_', ' ')}: {gate.detail}"
+        for gate in verdict.gates
+    )
+
+
+def promotion_text(policy: Policy, version: str, verdict: Verdict) -> str:
+    """A promotion that went through."""
+    return f"{verdict_text(verdict)}\n{policy.model}: version {version} is champion"
+
+
+def training_text(run_id: str, trained: TrainedRun, scores: Scores) -> str:
+    """The outcome of a single training run."""
+    speed, memory = trained.metrics["train/tokens_per_second"], trained.metrics["train/peak_memory_mb"]
+    overfit = "tune loss rose while train loss fell: fewer epochs or more rows would help" if trained.overfit else "no sign"
+    lines = [
+        f"run {run_id}",
+        f"train/loss {trained.metrics['train/loss']:.3f}, tune/loss {trained.metrics['tune/loss']:.3f}",
+        f"{speed:.0f} tokens/s, peak memory {memory:.0f} MiB, {trained.metrics['train/trainable_share']:.2%} of weights trained",
+        f"overfitting: {overfit}",
+        *(f"{name} {value:.3f}" for name, value in scores.metrics.items()),
+    ]
+    return "\n".join(lines)
+
+
+def audit_text(report: AuditReport) -> str:
+    """Every finding of an audit."""
+    lines = []
+    for finding in report.findings:
+        mark = MARKS["ok" if finding.passed else "error"]
+        rows = f" ({', '.join(finding.examples)})" if finding.examples else ""
+        lines.append(f"{mark} {finding.check}: {finding.count}, {finding.detail}{rows}")
+    return "\n".join(lines)
+
+
+def plan_text(experiment: Experiment, plan: "Plan") -> str:
+    """A plan, with the loss mask of one row."""
+    import yaml
+
+    rows = ", ".join(f"{name} {count}" for name, count in plan.rows.items())
+    return "\n".join(
+        [
+            yaml.safe_dump(dict(experiment.tree()), sort_keys=False).rstrip(),
+            "",
+            f"model     {plan.placement}; {plan.parameters / 1e6:.0f}M weights, {plan.trainable / 1e6:.2f}M trained ({plan.trainable / plan.parameters:.2%})",
+            f"rows      {rows}",
+            f"training  {plan.training_rows} rows, {plan.tokens} tokens, {plan.supervised_share:.1%} of them in the loss, {plan.truncated} rows cut",
+            f"steps     {plan.steps} ({plan.steps_per_epoch} an epoch)",
+            f"memory    about {plan.memory_mb:.0f} MiB",
+            "",
+            "the loss counts what stands between ⟦ and ⟧:",
+            plan.preview,
+        ]
+    )
+
+
+def doctor_text(findings: Sequence["Diagnosis"]) -> str:
+    """Every finding with its remedy."""
+    lines = []
+    for finding in findings:
+        lines.append(f"{MARKS[finding.severity]} {finding.check}: {finding.state}")
+        if finding.remedy:
+            lines.append(f"    → {finding.remedy}")
+    return "\n".join(lines)
+
+

@@ -1,0 +1,92 @@
+"""A base model that stays loaded, and the training and scoring done on it."""
+
+import functools
+import pathlib
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from tunesmith.config.experiment import Experiment
+from tunesmith.data.dataset import load_dataset, training_rows
+from tunesmith.data.split import stratified
+from tunesmith.data.tasks import load_items, load_tasks, trial_items
+from tunesmith.evaluate.harness import score
+from tunesmith.models.device import fix_threads, keep_memory, place
+from tunesmith.models.loading import adapter_effect, attach_saved, detach, load_base, load_tokenizer
+from tunesmith.models.references import resolve
+from tunesmith.records import Scores
+from tunesmith.sweep.protocol import Done, Items, Job, Ready
+from tunesmith.train.encode import Encoded, encode_rows, render
+from tunesmith.train.run import Reporter, TrainingData, trained_adapter
+
+
+class Workbench:
+    """Everything that jobs of one experiment share; fields that a sweep varies may differ by job."""
+
+    def __init__(self, experiment: Experiment) -> None:
+        keep_memory()
+        self.threads = fix_threads()
+        self.experiment = experiment
+        self.dataset = load_dataset(experiment)
+        self.tasks = load_tasks(experiment)
+        self.placement = place(experiment.model)
+        self.model = resolve(experiment.model.base, revision=experiment.model.revision)
+        self.tokenizer: PreTrainedTokenizerBase = load_tokenizer(self.model)
+        quantise = experiment.adapter.kind == "qlora"
+        self.base: PreTrainedModel = load_base(self.model, self.placement, quantise=quantise)
+
+    def ready(self) -> Ready:
+        """What is loaded."""
+        return Ready(self.model.sha256, self.model.revision, self.placement.describe(), self.threads)
+
+    def execute(self, job: Job, reporter: Reporter) -> Done:
+        """Do a job; raises `Killed` when the reporter stops it, `TunesmithError` when it fails."""
+        if job.train:
+            return self._train(job, reporter)
+        if job.adapter is None:
+            return Done(self._score(self.base, job.items))
+        model = attach_saved(self.base, pathlib.Path(job.adapter))
+        try:
+            adapter_effect(model, self.tokenizer, self.probe)
+            return Done(self._score(model, job.items))
+        finally:
+            self.base = detach(model)
+
+    def _train(self, job: Job, reporter: Reporter) -> Done:
+        train = self._tokens("train", job.experiment.data.train_rows)
+        data = TrainingData(train=train, tune=self._tokens("tune", job.loss_rows))
+        training = trained_adapter(
+            self.base,
+            self.tokenizer,
+            job.experiment,
+            data,
+            fractions=job.fractions,
+            folder=pathlib.Path(job.folder),
+            reporter=reporter,
+        )
+        with training as (model, trained):
+            adapter_effect(model, self.tokenizer, self.probe)
+            return Done(self._score(model, job.items), trained)
+
+    def _score(self, model: PreTrainedModel, items: Items) -> Scores:
+        if items == "trial":
+            chosen = trial_items(self.tasks, self.experiment)
+        else:
+            chosen = load_items(self.tasks, self.experiment, items)
+        split = "tune" if items == "trial" else items
+        batch_size = self.experiment.evaluation.batch_size
+        return score(model, self.tokenizer, self.tasks, chosen, split=split, batch_size=batch_size)
+
+    @functools.cached_property
+    def probe(self) -> str:
+        """The text on which an adapter must change the logits."""
+        return render(self.dataset.tune.rows[0]["messages"], self.tokenizer)
+
+    @functools.lru_cache(maxsize=4)  # noqa: B019 - lives as long as the worker
+    def _tokens(self, split: str, count: int | None) -> list[Encoded]:
+        config = self.experiment.data
+        if split == "train":
+            rows = training_rows(self.dataset, config.model_copy(update={"train_rows": count})).rows
+        else:
+            rows = self.dataset.tune.rows
+            rows = stratified(rows, count, by=config.stratify_by) if count else rows
+        return encode_rows(rows, self.tokenizer, max_length=self.experiment.model.max_length)

@@ -1,0 +1,1 @@
+"""MLflow: the store, the tree of runs and what is logged to it."""

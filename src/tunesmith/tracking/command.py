@@ -1,0 +1,28 @@
+"""The exact command that repeats a run alone."""
+
+import json
+import os
+import shlex
+from typing import Any
+
+from tunesmith.config import overrides
+from tunesmith.config.experiment import Experiment
+from tunesmith.tracking.store import project_root
+
+
+def run_command(experiment: Experiment) -> str:
+    """The `mlflow run` command line that trains this experiment, overrides of its file included."""
+    original = Experiment.from_yaml(experiment.path)
+    changed = {
+        name: overrides.get(experiment, name)
+        for name in overrides.field_names()
+        if overrides.get(experiment, name) != overrides.get(original, name)
+    }
+    path = os.path.relpath(experiment.path.resolve(), project_root())
+    pairs = [("experiment", path), *((name, _text(value)) for name, value in changed.items())]
+    arguments = " ".join(f"-P {shlex.quote(f'{name}={value}')}" for name, value in pairs)
+    return f"mlflow run . -e {experiment.method.kind} {arguments}"
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)

@@ -1,0 +1,237 @@
+"""Runs whose status is truthful: FINISHED, FAILED by an error, KILLED by a signal or by halving.
+
+`mlflow run` rewrites the status of a project's run after the command has exited, so the tag
+`tunesmith.status` holds the truth; `tunesmith doctor --reap` copies it back.
+"""
+
+import contextlib
+import json
+import math
+import os
+import pathlib
+import platform
+import signal
+import socket
+import subprocess
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from mlflow.entities import Metric, Param, RunTag
+from mlflow.exceptions import MlflowException
+
+from tunesmith.errors import TrackingError
+from tunesmith.tracking import store
+
+TAG = "tunesmith."
+MAX_TAG_LENGTH = 5000
+FLUSH_SECONDS = 2.0
+
+
+class Terminated(BaseException):
+    """SIGTERM arrived."""
+
+
+class Killed(Exception):
+    """A run was stopped on purpose, by halving or because its parent stops."""
+
+
+@dataclass
+class Run:
+    """One MLflow run, addressed by its id; nothing here depends on a current run."""
+
+    id: str
+    experiment_id: str
+    _pending: list[Metric] = field(default_factory=list)
+    _flushed: float = 0.0
+
+    def params(self, values: Mapping[str, Any]) -> None:
+        """Log parameters."""
+        params = [Param(key, str(value)) for key, value in values.items()]
+        store.client().log_batch(self.id, params=params)
+
+    def tags(self, values: Mapping[str, Any]) -> None:
+        """Set tags under `tunesmith.`."""
+        tags = [RunTag(f"{TAG}{key}", str(value)[:MAX_TAG_LENGTH]) for key, value in values.items()]
+        store.client().log_batch(self.id, tags=tags)
+
+    def metrics(self, values: Mapping[str, float], *, step: int = 0) -> None:
+        """Log metrics, written behind in batches at most `FLUSH_SECONDS` apart; non-finite ones are left out."""
+        now = int(time.time() * 1000)
+        self._pending += [Metric(k, float(v), now, step) for k, v in values.items() if math.isfinite(v)]
+        if time.monotonic() - self._flushed > FLUSH_SECONDS:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write all pending metrics."""
+        while self._pending:
+            batch, self._pending = self._pending[:1000], self._pending[1000:]
+            store.client().log_batch(self.id, metrics=batch)
+        self._flushed = time.monotonic()
+
+    def artifact(self, path: pathlib.Path, folder: str | None = None) -> None:
+        """Log a file, or a folder's contents."""
+        if path.is_dir():
+            store.client().log_artifacts(self.id, str(path), folder)
+        else:
+            store.client().log_artifact(self.id, str(path), folder)
+
+    def text(self, text: str, name: str) -> None:
+        """Log a text as the artifact `name`."""
+        store.client().log_text(self.id, text, name)
+
+    def json(self, value: Any, name: str) -> None:
+        """Log a value as the JSON artifact `name`."""
+        self.text(json.dumps(value, indent=1, ensure_ascii=False, default=str) + "\n", name)
+
+    def read_json(self, name: str) -> Any:
+        """The value of a JSON artifact."""
+        with tempfile.TemporaryDirectory() as folder:
+            path = store.client().download_artifacts(self.id, name, folder)
+            return json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
+
+    def tag(self, key: str) -> str:
+        """The value of a tag under `tunesmith.`; empty if it is not set. For a confirmation or trial, its sweep's."""
+        tags = store.client().get_run(self.id).data.tags
+        parent = tags.get("mlflow.parentRunId")
+        value = tags.get(f"{TAG}{key}", "")
+        return value if value or not parent else attach(parent).tag(key)
+
+    def download(self, name: str, target: pathlib.Path) -> pathlib.Path:
+        """Fetch an artifact, a file or a folder, below `target`; returns where it lies."""
+        target.mkdir(parents=True, exist_ok=True)
+        return pathlib.Path(store.client().download_artifacts(self.id, name, str(target)))
+
+    def finish(self, status: str, *, reason: str = "") -> None:
+        """End the run with its truthful status."""
+        self.flush()
+        self.tags({"status": status, **({"reason": reason} if reason else {})})
+        store.client().set_terminated(self.id, status)
+
+
+def create(experiment: str, name: str, *, kind: str, parent: Run | None = None) -> Run:
+    """Create a run, as a child of `parent` if given, in the parent's MLflow experiment."""
+    experiment_id = parent.experiment_id if parent else store.experiment_id(experiment)
+    tags = {"mlflow.runName": name, "mlflow.user": _user(), **_identity(kind)}
+    if parent:
+        tags["mlflow.parentRunId"] = parent.id
+    created = store.client().create_run(experiment_id, run_name=name, tags=tags)
+    return Run(created.info.run_id, experiment_id)
+
+
+def adopt_or_create(experiment: str, name: str, *, kind: str) -> Run:
+    """The run that `mlflow run` opened for this process, or a new one."""
+    given = os.environ.pop("MLFLOW_RUN_ID", None)
+    if given is None:
+        return create(experiment, name, kind=kind)
+    store.client().update_run(given, name=name)
+    run = Run(given, store.client().get_run(given).info.experiment_id)
+    store.client().log_batch(given, tags=[RunTag(k, v) for k, v in _identity(kind).items()])
+    return run
+
+
+def attach(run_id: str) -> Run:
+    """An existing run, open or ended."""
+    try:
+        return Run(run_id, store.client().get_run(run_id).info.experiment_id)
+    except MlflowException:
+        raise TrackingError(f"{run_id}: no such run in {store.tracking_uri()}") from None
+
+
+def reopen(run: Run) -> None:
+    """Set an interrupted run, and those of its children that died with it, right again.
+
+    The run is RUNNING under this process; children left RUNNING become KILLED.
+    """
+    client = store.client()
+    client.update_run(run.id, status="RUNNING")
+    kind = client.get_run(run.id).data.tags.get(f"{TAG}kind", "")
+    client.log_batch(run.id, tags=[RunTag(k, v) for k, v in _identity(kind).items()])
+    query = f"tags.`mlflow.parentRunId` = '{run.id}' and attributes.status = 'RUNNING'"
+    for child in client.search_runs([run.experiment_id], query):
+        Run(child.info.run_id, run.experiment_id).finish("KILLED", reason="its sweep was interrupted")
+
+
+def link_resumption(parent: Run) -> None:
+    """Under `mlflow run`, let the new project run say which sweep it took up."""
+    given = os.environ.pop("MLFLOW_RUN_ID", None)
+    if given:
+        attach(given).tags({"kind": "resumption", "resumes": parent.id})
+
+
+@contextlib.contextmanager
+def recording(run: Run) -> Iterator[Run]:
+    """End `run` with the status that fits how the block ends; signals become KILLED."""
+    with sigterm_raises():
+        try:
+            yield run
+        except (KeyboardInterrupt, Terminated, Killed) as stop:
+            run.finish("KILLED", reason=str(stop) or type(stop).__name__)
+            raise
+        except BaseException as error:
+            run.finish("FAILED", reason=str(error).splitlines()[0] if str(error) else type(error).__name__)
+            raise
+        run.finish("FINISHED")
+
+
+@contextlib.contextmanager
+def sigterm_raises() -> Iterator[None]:
+    """Turn SIGTERM into `Terminated` inside the block, in the main thread."""
+
+    def terminate(*_: object) -> None:
+        raise Terminated("SIGTERM")
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    previous = signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+def _identity(kind: str) -> dict[str, str]:
+    """Tags that say what a run is and which process feeds it, so that a dead one can be told."""
+    process = {"host": socket.gethostname(), "pid": os.getpid(), "process_started": process_start(os.getpid())}
+    return {f"{TAG}kind": kind, **{f"{TAG}{key}": str(value) for key, value in process.items()}}
+
+
+def process_start(pid: int) -> str:
+    """When a process of this machine started, in clock ticks since boot; empty if it is gone."""
+    try:
+        stat = pathlib.Path(f"/proc/{pid}/stat").read_text(encoding="utf-8")
+    except OSError:
+        return ""
+    return stat.rpartition(")")[2].split()[19]
+
+
+def provenance() -> dict[str, str]:
+    """Tags of the code and machine: commit, whether the tree is dirty, lock digest, processor, threads."""
+    from tunesmith import manifest
+
+    root = store.project_root()
+    lock = root / "requirements.lock"
+    tags = {"python": platform.python_version(), "machine": f"{platform.machine()} {os.cpu_count()} cores"}
+    if lock.is_file():
+        tags["lock_sha256"] = manifest.sha256_file(lock)
+    commit = _git("rev-parse", "HEAD")
+    if commit:
+        tags |= {"git_commit": commit, "git_dirty": str(bool(_git("status", "--porcelain"))).lower()}
+    return tags
+
+
+def _git(*arguments: str) -> str:
+    command = ["git", "-C", str(store.project_root()), *arguments]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+
+
+def _user() -> str:
+    return os.environ.get("USER") or "unknown"
+

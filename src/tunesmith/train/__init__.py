@@ -1,0 +1,1 @@
+"""Training: one `build_trainer` per method, over TRL and PEFT."""

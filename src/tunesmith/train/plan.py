@@ -1,0 +1,85 @@
+"""What a training run would do, without doing it."""
+
+from dataclasses import dataclass
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from tunesmith.config.experiment import AdapterConfig, Experiment
+from tunesmith.data.dataset import load_dataset, training_rows
+from tunesmith.models.device import place
+from tunesmith.models.loading import attach_fresh, load_tokenizer
+from tunesmith.models.references import LocalModel, resolve
+from tunesmith.train.encode import Encoded, encode_rows, mask_preview, supervised_share
+
+ADAM_BYTES = 16  # float32 weight, gradient and two moments of each trained weight
+NF4_BYTES = 0.55
+ACTIVATIONS_PER_WIDTH = 34  # values kept per token, layer and unit of width (Korthikanti et al., 2022)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Rows by split, and tokens, optimiser steps and memory of one training run."""
+
+    placement: str
+    parameters: int
+    trainable: int
+    rows: dict[str, int]
+    training_rows: int
+    tokens: int
+    supervised_share: float
+    truncated: int
+    steps: int
+    steps_per_epoch: int
+    memory_mb: float
+    preview: str
+
+
+def make_plan(experiment: Experiment) -> Plan:
+    """Resolve everything that training would resolve; loads a tokenizer, but no weights."""
+    dataset = load_dataset(experiment)
+    placement = place(experiment.model)
+    model = resolve(experiment.model.base, revision=experiment.model.revision)
+    tokenizer = load_tokenizer(model)
+    rows = training_rows(dataset, experiment.data).rows
+    encoded = encode_rows(rows, tokenizer, max_length=experiment.model.max_length)
+    parameters, trainable = count_parameters(model, experiment.adapter)
+    per_epoch = -(-len(rows) // experiment.method.batch_size)
+    return Plan(
+        placement=placement.describe(),
+        parameters=parameters,
+        trainable=trainable,
+        rows={split.name: len(split.rows) for split in dataset.splits},
+        training_rows=len(rows),
+        tokens=sum(len(row.input_ids) for row in encoded),
+        supervised_share=supervised_share(encoded),
+        truncated=sum(row.truncated for row in encoded),
+        steps=per_epoch * experiment.method.epochs,
+        steps_per_epoch=per_epoch,
+        memory_mb=estimate_memory(experiment, model, encoded, parameters, trainable) / 2**20,
+        preview=mask_preview(rows[0], tokenizer),
+    )
+
+
+def count_parameters(model: LocalModel, adapter: AdapterConfig) -> tuple[int, int]:
+    """Number of the base's weights and of the adapter's, counted without allocating them."""
+    with torch.device("meta"):
+        base = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(model.path))
+        parameters = base.num_parameters()
+        _, total = attach_fresh(base, adapter, seed=0).get_nb_trainable_parameters()
+    return parameters, total - parameters
+
+
+def estimate_memory(
+    experiment: Experiment, model: LocalModel, rows: list[Encoded], parameters: int, trainable: int
+) -> float:
+    """Estimated peak bytes: weights, adapter with its optimiser, activations and logits of a micro-batch."""
+    placement = place(experiment.model)
+    width = NF4_BYTES if experiment.adapter.kind == "qlora" else placement.dtype.itemsize
+    config = AutoConfig.from_pretrained(model.path).get_text_config()
+    batch = experiment.method.micro_batch or experiment.method.batch_size
+    longest = max(len(row.input_ids) for row in rows)
+    layers = 1 if experiment.method.gradient_checkpointing else config.num_hidden_layers
+    activations = batch * longest * config.hidden_size * layers * ACTIVATIONS_PER_WIDTH * placement.dtype.itemsize / 2
+    logits = 3 * batch * max(row.supervised for row in rows) * config.vocab_size * 4
+    return parameters * width + trainable * ADAM_BYTES + activations + logits
