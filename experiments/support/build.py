@@ -57,34 +57,44 @@ def parse(path: pathlib.Path) -> list[Policy]:
     policies: list[Policy] = []
     turns: Turns | None = None
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-        line = line.strip()
-        mark, _, rest = line.partition(" ")
-        if not line:
-            turns = None
-        elif mark == "#":
+        mark, _, rest = line.strip().partition(" ")
+        if mark == "#":
             policies.append(Policy(rest))
-        elif mark == "##":
-            policies[-1].scenarios.append([])
-        elif mark == "C:":
-            if turns is None:
-                turns = []
-                policies[-1].scenarios[-1].append(turns)
-            turns.append(("user", rest))
-        elif mark == "S:":
-            turns = [("user", rest)]
-            policies[-1].sanity.append(turns)
-        elif mark == "R:" and turns:
-            turns.append(("assistant", rest))
-        elif mark == "?":
-            policies[-1].questions.append([rest])
-        elif mark in {"+", "-"}:
-            policies[-1].questions[-1].append(line)
-        elif mark == "!":
-            flaw, _, reply = rest.partition(": ")
-            policies[-1].flawed.append((flaw, reply))
-        else:
+        elif mark in {"C:", "R:", "S:", ""}:
+            turns = add_turn(policies, turns, mark, rest)
+        elif not policies or not add_line(policies[-1], mark, rest):
             raise SourceError(f"{path.name}:{number}: not a known kind of line: {line[:40]!r}")
     return policies
+
+
+def add_turn(policies: list[Policy], turns: Turns | None, mark: str, text: str) -> Turns | None:
+    """Add a turn to the conversation under way, which an empty line ends, and return that conversation."""
+    if mark == "":
+        return None
+    if mark == "S:":
+        turns = []
+        policies[-1].sanity.append(turns)
+    elif turns is None:
+        turns = []
+        policies[-1].scenarios[-1].append(turns)
+    turns.append(("assistant" if mark == "R:" else "user", text))
+    return turns
+
+
+def add_line(policy: Policy, mark: str, text: str) -> bool:
+    """Add a scenario's heading, a question, an option or a flawed reply; False if it is none of these."""
+    if mark == "##":
+        policy.scenarios.append([])
+    elif mark == "?":
+        policy.questions.append([text])
+    elif mark in {"+", "-"}:
+        policy.questions[-1].append(f"{mark} {text}")
+    elif mark == "!":
+        flaw, _, reply = text.partition(": ")
+        policy.flawed.append((flaw, reply))
+    else:
+        return False
+    return True
 
 
 def check_question(where: str, question: list[str]) -> list[str]:

@@ -135,16 +135,27 @@ def sft(experiment: Experiment) -> tuple[Any, str]:
 @experiment_argument
 @click.option("--space", default=SPACE, help="Search space file.")
 @click.option("--policy", default=POLICY, help="Registry policy file.")
-@click.option("--trials", default=TRIALS, type=click.IntRange(min=1), help="Trials in all, grid and pruned ones included.")
-@click.option("--resume", is_flag=True, help="Go on with the newest interrupted sweep of this experiment.")
+@click.option(
+    "--trials", default=TRIALS, type=click.IntRange(min=1), help="Trials in all, grid and pruned ones included."
+)
+@click.option(
+    "--resume",
+    default="no",
+    flag_value="yes",
+    is_flag=False,
+    type=click.Choice(["yes", "no"]),
+    help="Go on with the newest interrupted sweep of this experiment.",
+)
 @json_option
-def sweep(experiment: Experiment, space: str, policy: str, trials: int, resume: bool) -> tuple[Any, str]:
+def sweep(experiment: Experiment, space: str, policy: str, trials: int, resume: str) -> tuple[Any, str]:
     """Search, confirm the best on fresh seeds, and register the winner as candidate."""
     loaded_space, loaded_policy = SearchSpace.from_yaml(space), Policy.from_yaml(policy)
     from tunesmith import pipeline
 
     with Progress() as progress:
-        outcome = pipeline.sweep(experiment, loaded_space, loaded_policy, progress, trials=trials, resume=resume)
+        outcome = pipeline.sweep(
+            experiment, loaded_space, loaded_policy, progress, trials=trials, resume=resume == "yes"
+        )
     return summary.sweep_value(outcome), summary.sweep_text(outcome, loaded_policy)
 
 
@@ -152,7 +163,9 @@ def sweep(experiment: Experiment, space: str, policy: str, trials: int, resume: 
 @experiment_argument
 @click.option("--space", default=SPACE, help="Search space file.")
 @click.option("--policy", default=POLICY, help="Registry policy file.")
-@click.option("--trials", default=TRIALS, type=click.IntRange(min=1), help="Trials in all, grid and pruned ones included.")
+@click.option(
+    "--trials", default=TRIALS, type=click.IntRange(min=1), help="Trials in all, grid and pruned ones included."
+)
 @json_option
 def whole_story(experiment: Experiment, space: str, policy: str, trials: int) -> tuple[Any, str]:
     """Everything in one run: audit, base scores, sweep, registration, gate, promotion."""
@@ -163,7 +176,9 @@ def whole_story(experiment: Experiment, space: str, policy: str, trials: int) ->
         outcome, version, verdict = pipeline.main(experiment, loaded_space, loaded_policy, progress, trials=trials)
     click.echo(summary.sweep_text(outcome, loaded_policy), err=True)
     require_pass(verdict, loaded_policy)
-    return {**summary.sweep_value(outcome), "champion": version}, summary.promotion_text(loaded_policy, version, verdict)
+    return {**summary.sweep_value(outcome), "champion": version}, summary.promotion_text(
+        loaded_policy, version, verdict
+    )
 
 
 @main.command()

@@ -90,7 +90,8 @@ def _environment_managers() -> Iterator[Diagnosis]:
         yield Diagnosis("mlflow run (uv)", "warning", "uv is not on PATH", "pip install uv, or add --env-manager local")
     wanted = shutil.which("python")
     same = wanted is not None and os.path.realpath(wanted) == os.path.realpath(sys.executable)
-    if same or sys.prefix != sys.base_prefix and wanted and wanted.startswith(sys.prefix):
+    in_venv = sys.prefix != sys.base_prefix and wanted is not None and wanted.startswith(sys.prefix)
+    if same or in_venv:
         yield Diagnosis("mlflow run (local)", "ok", f"python on PATH is {wanted}")
     else:
         remedy = "activate the environment first: source .venv/bin/activate"

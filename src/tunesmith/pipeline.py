@@ -5,6 +5,7 @@ import tempfile
 from dataclasses import dataclass
 
 from tunesmith.audit.checks import audit
+from tunesmith.config import overrides
 from tunesmith.config.experiment import Experiment
 from tunesmith.config.policy import Policy
 from tunesmith.config.space import SearchSpace
@@ -27,6 +28,7 @@ from tunesmith.tracking.command import run_command
 from tunesmith.tracking.datasets import log_dataset
 from tunesmith.tracking.runs import Run
 
+SHOWN = ("model.base", "adapter.", "method.")
 SINGLE_RUN_MARKS = (0.25, 0.5, 0.75, 1.0)
 REPLY_TOKENS = 256
 
@@ -72,6 +74,7 @@ def train_one(experiment: Experiment, progress: Progress) -> tuple[str, TrainedR
     with runs.recording(run), tempfile.TemporaryDirectory(dir=store.state_folder()) as folder:
         bench = Workbench(experiment)
         log_run(run, experiment, report)
+        run.new_params({name: overrides.get(experiment, name) for name in overrides.field_names(SHOWN)})
         ready = bench.ready()
         progress.note(f"model {experiment.model.base} on {ready.placement}")
         shared = {"base_sha256": ready.base_sha256, "threads": ready.threads, "seed": experiment.seed}
@@ -259,8 +262,6 @@ def main(
     outcome = sweep(experiment, space, policy, progress, trials=trials, resume=False)
     version, verdict = promote(policy, reason=f"main: winner of sweep {outcome.parent}")
     return outcome, version, verdict
-
-
 
 
 def evaluate(model: str, experiment: Experiment, progress: Progress, *, split: Items) -> tuple[Scores, Scores]:

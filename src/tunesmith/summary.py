@@ -19,7 +19,10 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Columns aligned: the first to the left, the others to the right."""
     widths = [max(len(row[n]) for row in (header, *rows)) for n in range(len(header))]
     lines = [
-        "  ".join(cell.ljust(width) if n == 0 else cell.rjust(width) for n, (cell, width) in enumerate(zip(row, widths, strict=True)))
+        "  ".join(
+            cell.ljust(width) if n == 0 else cell.rjust(width)
+            for n, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
         for row in (header, *rows)
     ]
     return "\n".join(line.rstrip() for line in lines)
@@ -45,7 +48,8 @@ def sweep_text(outcome: "SweepOutcome", policy: Policy) -> str:
             "",
             comparison_text(outcome.base, outcome.scores),
             "",
-            f"registered as {name} version {outcome.version}, alias candidate; gate verdict against the {outcome.verdict.rival}:",
+            f"registered as {name} version {outcome.version}, alias candidate",
+            f"gate verdict, against the {outcome.verdict.rival}:",
             verdict_text(outcome.verdict),
             "",
             "next:",
@@ -86,11 +90,14 @@ def promotion_text(policy: Policy, version: str, verdict: Verdict) -> str:
 def training_text(run_id: str, trained: TrainedRun, scores: Scores) -> str:
     """The outcome of a single training run."""
     speed, memory = trained.metrics["train/tokens_per_second"], trained.metrics["train/peak_memory_mb"]
-    overfit = "tune loss rose while train loss fell: fewer epochs or more rows would help" if trained.overfit else "no sign"
+    overfit = (
+        "tune loss rose while train loss fell: fewer epochs or more rows would help" if trained.overfit else "no sign"
+    )
+    share = trained.metrics["train/trainable_share"]
     lines = [
         f"run {run_id}",
         f"train/loss {trained.metrics['train/loss']:.3f}, tune/loss {trained.metrics['tune/loss']:.3f}",
-        f"{speed:.0f} tokens/s, peak memory {memory:.0f} MiB, {trained.metrics['train/trainable_share']:.2%} of weights trained",
+        f"{speed:.0f} tokens/s, peak memory {memory:.0f} MiB, {share:.2%} of weights trained",
         f"overfitting: {overfit}",
         *(f"{name} {value:.3f}" for name, value in scores.metrics.items()),
     ]
@@ -112,13 +119,15 @@ def plan_text(experiment: Experiment, plan: "Plan") -> str:
     import yaml
 
     rows = ", ".join(f"{name} {count}" for name, count in plan.rows.items())
+    weights = f"{plan.parameters / 1e6:.0f}M weights, {plan.trainable / 1e6:.2f}M trained"
+    tokens = f"{plan.tokens} tokens, {plan.supervised_share:.1%} of them in the loss, {plan.truncated} rows cut"
     return "\n".join(
         [
             yaml.safe_dump(dict(experiment.tree()), sort_keys=False).rstrip(),
             "",
-            f"model     {plan.placement}; {plan.parameters / 1e6:.0f}M weights, {plan.trainable / 1e6:.2f}M trained ({plan.trainable / plan.parameters:.2%})",
+            f"model     {plan.placement}; {weights} ({plan.trainable / plan.parameters:.2%})",
             f"rows      {rows}",
-            f"training  {plan.training_rows} rows, {plan.tokens} tokens, {plan.supervised_share:.1%} of them in the loss, {plan.truncated} rows cut",
+            f"training  {plan.training_rows} rows, {tokens}",
             f"steps     {plan.steps} ({plan.steps_per_epoch} an epoch)",
             f"memory    about {plan.memory_mb:.0f} MiB",
             "",
@@ -136,5 +145,3 @@ def doctor_text(findings: Sequence["Diagnosis"]) -> str:
         if finding.remedy:
             lines.append(f"    → {finding.remedy}")
     return "\n".join(lines)
-
-

@@ -22,7 +22,8 @@ def audit(dataset: Dataset, limits: AuditLimits) -> AuditReport:
     overlaps = {split.name: overlap(split.rows, dataset.train.rows) for split in dataset.splits[1:]}
     metrics = {"audit/rows": float(len(rows)), "audit/duplicate_rate": len(repeated) / len(rows)}
     metrics |= {
-        f"audit/{split.name}_overlap": len(overlaps[split.name]) / max(1, len(split.rows)) for split in dataset.splits[1:]
+        f"audit/{split.name}_overlap": len(overlaps[split.name]) / max(1, len(split.rows))
+        for split in dataset.splits[1:]
     }
     findings = [
         Finding("size", len(rows) >= limits.min_rows, len(rows), f"rows; at least {limits.min_rows} wanted"),

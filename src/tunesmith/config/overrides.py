@@ -12,9 +12,10 @@ from tunesmith.errors import ConfigError
 SHORT_SECTIONS = ("method", "adapter", "model")
 
 
-def field_names() -> list[str]:
-    """Every overridable field as `section.field`, deepest names last."""
-    return sorted(_names(Experiment), key=lambda name: (name.count("."), name))
+def field_names(under: str | tuple[str, ...] = "") -> list[str]:
+    """Every overridable field whose name begins so, as `section.field`, deepest names last."""
+    names = [name for name in _names(Experiment) if name.startswith(under)]
+    return sorted(names, key=lambda name: (name.count("."), name))
 
 
 def _names(model: type[Section], prefix: str = "") -> Iterable[str]:

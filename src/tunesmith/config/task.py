@@ -42,5 +42,3 @@ class Task(Document):
     def digest_tree(self) -> dict[str, Any]:
         """What decides the scores besides the rows: everything but the place of the file."""
         return {**self.tree(), "name": self.name}
-
-

@@ -49,23 +49,22 @@ def item_check(task: Task) -> Callable[..., None]:
     return check_question if task.measure == "multiple_choice" else check_conversation
 
 
-def trial_items(tasks: Mapping[str, Task], experiment: Experiment) -> dict[str, Sequence[Row]]:
-    """The tune items that a trial is scored on: at most `trial_items` rows over all tasks.
+def fewer_items(
+    items: Items, tasks: Mapping[str, Task], experiment: Experiment, *, keep_primary: bool
+) -> dict[str, Sequence[Row]]:
+    """A stratified subset of tune items: at most `trial_items` rows over all tasks.
 
     Tasks over the same file share their rows. The file of the primary metric's task gets half of
-    the rows, the others share the rest; within a file rows are stratified like a training subset.
+    the rows (all of its own with `keep_primary`), the others share the rest.
     """
-    everything = load_items(tasks, experiment, "tune")
     primary = item_file(tasks[experiment.evaluation.primary.split("/")[1]], experiment)
     files = {item_file(task, experiment) for task in tasks.values()}
     limit = experiment.evaluation.trial_items
     half = limit if len(files) == 1 else limit // 2
     rest = (limit - half) // max(1, len(files) - 1)
-    return {
-        name: stratified(
-            rows,
-            half if item_file(tasks[name], experiment) == primary else rest,
-            by=experiment.data.stratify_by,
-        )
-        for name, rows in everything.items()
-    }
+    chosen = {}
+    for name, rows in items.items():
+        is_primary = item_file(tasks[name], experiment) == primary
+        count = len(rows) if is_primary and keep_primary else half if is_primary else rest
+        chosen[name] = stratified(rows, count, by=experiment.data.stratify_by)
+    return chosen

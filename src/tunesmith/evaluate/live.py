@@ -1,11 +1,13 @@
 """The lm-eval model over a network that is already loaded, without the work that requests share."""
 
 from collections.abc import Sequence
+from typing import cast
 
 from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
+from transformers import PreTrainedModel
 
-from tunesmith.models.prefix import can_share, continuation_logprobs, scales_logits
+from tunesmith.models.prefix import can_share, continuation_logprobs, greedy, scales_logits
 
 Request = tuple[tuple[str, str], list[int], list[int]]
 
@@ -16,14 +18,37 @@ class LiveModel(HFLM):
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
         """Generate for each distinct request; give every request its reply."""
         distinct = {repr(request.args): request for request in requests}
-        replies = super().generate_until(list(distinct.values()), disable_tqdm=True)
+        unique = list(distinct.values())
+        fast = can_share(self._network) and not scales_logits(self._network) and all(map(is_plain_greedy, unique))
+        replies = self._greedy(unique) if fast else super().generate_until(unique, disable_tqdm=True)
         by_key = dict(zip(distinct, replies, strict=True))
         return [by_key[repr(request.args)] for request in requests]
+
+    def _greedy(self, requests: Sequence[Instance]) -> list[str]:
+        """Greedy replies, contexts of like length decoded together."""
+        ends = {self.eot_token_id, *end_tokens(self._network)}
+        contexts = [self.tok_encode(request.args[0]) for request in requests]
+        order = sorted(range(len(requests)), key=lambda n: len(contexts[n]))
+        replies = [""] * len(requests)
+        size = int(self.batch_size)
+        for start in range(0, len(order), size):
+            batch = order[start : start + size]
+            limit = max(requests[n].args[1]["max_gen_toks"] for n in batch)
+            tokens = greedy(self._network, [contexts[n] for n in batch], limit=limit, ends=ends)
+            for n, reply in zip(batch, tokens, strict=True):
+                replies[n] = self.tok_decode(reply[: requests[n].args[1]["max_gen_toks"]])
+        return replies
+
+    @property
+    def _network(self) -> PreTrainedModel:
+        """The base model, with the adapter's layers inside it if one is attached."""
+        model = self.model.get_base_model() if hasattr(self.model, "peft_config") else self.model
+        return cast(PreTrainedModel, model)
 
     def _loglikelihood_tokens(
         self, requests: Sequence[Request], disable_tqdm: bool = False, override_bs: int | None = None
     ) -> list[tuple[float, bool]]:
-        model = self.model.get_base_model() if hasattr(self.model, "peft_config") else self.model
+        model = self._network
         fits = all(len(context) + len(reply) <= self.max_length for _, context, reply in requests)
         if scales_logits(model) or not can_share(model) or not fits:
             return super()._loglikelihood_tokens(list(requests), disable_tqdm=True, override_bs=override_bs)
@@ -46,3 +71,15 @@ class LiveModel(HFLM):
         ordered = [groups[context] for context in sorted(groups, key=lambda context: (len(context), context))]
         size = int(self.batch_size)
         return [ordered[start : start + size] for start in range(0, len(ordered), size)]
+
+
+def is_plain_greedy(request: Instance) -> bool:
+    """Whether a request wants nothing but greedy decoding up to the model's own end token."""
+    settings = request.args[1]
+    return not settings.get("do_sample", False) and not settings.get("until") and "max_gen_toks" in settings
+
+
+def end_tokens(model: PreTrainedModel) -> set[int]:
+    """The tokens at which the model's generation settings end a reply."""
+    ends = model.generation_config.eos_token_id
+    return set(ends) if isinstance(ends, list) else {ends} - {None}

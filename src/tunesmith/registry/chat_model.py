@@ -5,6 +5,7 @@ Tunesmith is not installed.
 """
 
 import json
+import math
 import pathlib
 import time
 import uuid
@@ -45,8 +46,11 @@ class ChatModel(PythonModel):
     def _read(path: pathlib.Path) -> dict[str, Any]:
         return dict(json.loads(path.read_text(encoding="utf-8")))
 
-    def predict(self, context: PythonModelContext, model_input: Any, params: dict[str, Any] | None = None) -> Any:
-        """Answer a request, or a table with one request a row; each gives a chat completion."""
+    def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
+        """Answer a request, or a table with one request a row; each gives a chat completion.
+
+        Without type hints: MLflow would take them for the schema, which the logged signature gives.
+        """
         if isinstance(model_input, dict):
             return self._complete(model_input)
         answers = [self._complete(request) for request in model_input.to_dict(orient="records")]
@@ -57,8 +61,9 @@ class ChatModel(PythonModel):
         prompt = self.tokenizer.apply_chat_template(
             messages, add_generation_prompt=True, return_tensors="pt", return_dict=True
         ).to(self.model.device)
-        limit = request.get("max_tokens")
-        settings = {**self.generation, **({"max_new_tokens": int(limit)} if limit and limit == limit else {})}
+        settings = dict(self.generation)
+        if is_number(request.get("max_tokens")):
+            settings["max_new_tokens"] = int(request["max_tokens"])
         with self.torch.inference_mode():
             output = self.model.generate(**prompt, **settings, pad_token_id=self.tokenizer.pad_token_id)
         start = prompt["input_ids"].shape[1]
@@ -66,6 +71,11 @@ class ChatModel(PythonModel):
         text = self.tokenizer.decode(reply, skip_special_tokens=True)
         ended = len(reply) < settings["max_new_tokens"]
         return completion(text, model=self.name, prompt=start, reply=len(reply), finish="stop" if ended else "length")
+
+
+def is_number(value: Any) -> bool:
+    """Whether a request gave a value: a table shows a missing one as NaN."""
+    return isinstance(value, int | float) and not math.isnan(value)
 
 
 def completion(text: str, *, model: str, prompt: int, reply: int, finish: str) -> dict[str, Any]:

@@ -34,7 +34,11 @@ def build_package(target: pathlib.Path, adapter: pathlib.Path, contents: Content
             shutil.copy(adapter / name, folder / "adapter" / name)
         _name_base(folder / "adapter" / "adapter_config.json", contents.base)
         _copy_tokenizer(contents.base, folder / "tokenizer")
-        base = {"reference": contents.base.reference, "revision": contents.base.revision, "sha256": contents.base.sha256}
+        base = {
+            "reference": contents.base.reference,
+            "revision": contents.base.revision,
+            "sha256": contents.base.sha256,
+        }
         _write(folder / "base.json", base)
         _write(folder / "experiment.json", contents.experiment)
         _write(folder / "data.json", contents.data)

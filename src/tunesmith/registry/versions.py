@@ -38,7 +38,7 @@ def register(package: pathlib.Path, run: Run, name: str, *, tags: Mapping[str, A
 
 def _log_model(package: pathlib.Path, run: Run) -> Any:
     source = pathlib.Path(tunesmith.__file__).parent
-    example = {"messages": [{"role": "user", "content": "When is my bill due?"}]}
+    example = {"messages": [{"role": "user", "content": "When is my bill due?"}], "max_tokens": 4}
     with mlflow.start_run(run_id=run.id), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return mlflow.pyfunc.log_model(

@@ -34,7 +34,9 @@ def paired_difference(
     """
     if not candidate or candidate.keys() != rival.keys():
         missing = sorted(candidate.keys() ^ rival.keys())
-        raise ValueError(f"{len(missing)} items are not in both results, {missing[0] if missing else 'all empty'} first")
+        raise ValueError(
+            f"{len(missing)} items are not in both results, {missing[0] if missing else 'all empty'} first"
+        )
     sums, counts = group_sums([(groups[item], candidate[item] - rival[item]) for item in sorted(candidate)])
     draws = np.random.default_rng(SEED).multinomial(len(sums), np.full(len(sums), 1 / len(sums)), size=DRAWS)
     means = (draws @ sums) / (draws @ counts)

@@ -107,7 +107,9 @@ class Coordinator:
             run.finish("FAILED", reason=str(death).splitlines()[0])
             self.progress.note(f"trial {trial.number}: {death}")
             if not study.retry(study.study.trials[trial.number]):
-                raise OutcomeError(f"trial {trial.number} lost its worker {studies.MAX_ATTEMPTS} times: {death}") from None
+                raise OutcomeError(
+                    f"trial {trial.number} lost its worker {studies.MAX_ATTEMPTS} times: {death}"
+                ) from None
             return
         except BaseException:
             run.finish("KILLED", reason="the sweep was stopped")
@@ -163,7 +165,7 @@ class Coordinator:
         run = runs.create(experiment.name, name, kind="confirmation", parent=self.parent)
         run.params({**trial.params, "seed": experiment.seed})
         run.tags({"command": run_command(experiment), "trial": trial.number})
-        job = self._training_job(experiment, run, items="tune", fractions=(1.0,))
+        job = self._training_job(experiment, run, items="confirmation", fractions=(1.0,))
         with runs.recording(run):
             done = self._done(self.worker.execute(job, on_step=self._logger(run), on_rung=lambda _: True))
             assert done.trained is not None  # noqa: S101 - a training job was asked for
@@ -236,5 +238,3 @@ def log_scores(run: Run, scores: Scores) -> None:
     run.metrics(dict(scores.metrics))
     run.tags({"scores_digest": scores.digest})
     run.json({"digest": scores.digest, "samples": list(scores.samples)}, "evaluation/samples.json")
-
-

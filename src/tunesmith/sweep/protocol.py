@@ -6,7 +6,8 @@ from typing import Literal
 from tunesmith.config.experiment import Experiment
 from tunesmith.records import Scores, TrainedRun
 
-Items = Literal["trial", "tune", "holdout", "bench"]
+Items = Literal["trial", "confirmation", "tune", "holdout", "bench"]
+"""A split; or of tune a few rows (trial), or all rows of the primary metric's file and a few others (confirmation)."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ class StepMetrics:
 
 @dataclass(frozen=True)
 class Rung:
-    """A share of the training is done. The worker waits for a bool: go on?"""
+    """A share of the training is done; the worker waits for a bool that says whether to go on."""
 
     fraction: float
     step: int

@@ -137,11 +137,15 @@ def load(experiment: Experiment, space: SearchSpace, *, prints: dict[str, str]) 
     storage = _storage()
     known = [s for s in optuna.get_all_study_summaries(storage) if s.user_attrs.get("experiment") == experiment.name]
     if not known:
-        raise StudyError(f"--resume: no sweep of {experiment.name} is recorded in {storage_url()}; start one without it")
+        raise StudyError(
+            f"--resume: no sweep of {experiment.name} is recorded in {storage_url()}; start one without it"
+        )
     newest = max(known, key=lambda summary: summary.user_attrs.get("created", ""))
     changed = [key for key, value in prints.items() if newest.user_attrs.get(f"{key}_sha256") != value]
     if changed:
-        raise StudyError(f"--resume: changed since {newest.study_name} began: {', '.join(changed)}; undo that or start anew")
+        raise StudyError(
+            f"--resume: changed since {newest.study_name} began: {', '.join(changed)}; undo that or start anew"
+        )
     study = optuna.load_study(study_name=newest.study_name, storage=storage, pruner=pruner(space))
     return SweepStudy(study, space, experiment.seed)
 

@@ -8,7 +8,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from tunesmith.config.experiment import Experiment
 from tunesmith.data.dataset import load_dataset, training_rows
 from tunesmith.data.split import stratified
-from tunesmith.data.tasks import load_items, load_tasks, trial_items
+from tunesmith.data.tasks import fewer_items, load_items, load_tasks
 from tunesmith.evaluate.harness import score
 from tunesmith.models.device import fix_threads, keep_memory, place
 from tunesmith.models.loading import adapter_effect, attach_saved, detach, load_base, load_tokenizer
@@ -68,11 +68,10 @@ class Workbench:
             return Done(self._score(model, job.items), trained)
 
     def _score(self, model: PreTrainedModel, items: Items) -> Scores:
-        if items == "trial":
-            chosen = trial_items(self.tasks, self.experiment)
-        else:
-            chosen = load_items(self.tasks, self.experiment, items)
-        split = "tune" if items == "trial" else items
+        split = "tune" if items in {"trial", "confirmation"} else items
+        chosen = load_items(self.tasks, self.experiment, split)
+        if split != items:
+            chosen = fewer_items(chosen, self.tasks, self.experiment, keep_primary=items == "confirmation")
         batch_size = self.experiment.evaluation.batch_size
         return score(model, self.tokenizer, self.tasks, chosen, split=split, batch_size=batch_size)
 

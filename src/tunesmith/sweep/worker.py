@@ -12,7 +12,6 @@ from tunesmith.errors import TunesmithError
 from tunesmith.sweep.protocol import Begun, Done, Failed, Job, Rung, StepMetrics, Stopped
 from tunesmith.tracking.runs import Killed
 
-
 if TYPE_CHECKING:
     from tunesmith.sweep.workbench import Workbench
 

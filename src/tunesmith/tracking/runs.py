@@ -53,6 +53,11 @@ class Run:
         params = [Param(key, str(value)) for key, value in values.items()]
         store.client().log_batch(self.id, params=params)
 
+    def new_params(self, values: Mapping[str, Any]) -> None:
+        """Log the parameters that `mlflow run` has not logged under the same name already."""
+        known = store.client().get_run(self.id).data.params
+        self.params({key: value for key, value in values.items() if key not in known})
+
     def tags(self, values: Mapping[str, Any]) -> None:
         """Set tags under `tunesmith.`."""
         tags = [RunTag(f"{TAG}{key}", str(value)[:MAX_TAG_LENGTH]) for key, value in values.items()]
@@ -234,4 +239,3 @@ def _git(*arguments: str) -> str:
 
 def _user() -> str:
     return os.environ.get("USER") or "unknown"
-

@@ -57,13 +57,17 @@ def _check_reachable(uri: str) -> None:
     parsed = urllib.parse.urlparse(uri)
     if parsed.scheme in {"http", "https"}:
         try:
-            with urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=HEALTH_TIMEOUT_S):
+            with urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=HEALTH_TIMEOUT_S):  # noqa: S310
                 return
         except (urllib.error.URLError, OSError) as error:
             reason = getattr(error, "reason", error)
-            raise TrackingError(f"MLFLOW_TRACKING_URI {uri}: no answer ({reason}); start the server or unset it") from None
+            raise TrackingError(
+                f"MLFLOW_TRACKING_URI {uri}: no answer ({reason}); start the server or unset it"
+            ) from None
     if parsed.scheme in {"", "file"}:
-        raise TrackingError(f"MLFLOW_TRACKING_URI {uri}: MLflow no longer keeps runs in plain files; use sqlite:///FILE")
+        raise TrackingError(
+            f"MLFLOW_TRACKING_URI {uri}: MLflow no longer keeps runs in plain files; use sqlite:///FILE"
+        )
 
 
 def experiment_id(name: str) -> str:

@@ -79,9 +79,7 @@ def reply_length(reply: str, tokenizer: PreTrainedTokenizerBase) -> int:
     return end + len(mark) if end >= 0 else len(reply.rstrip())
 
 
-def render(
-    messages: Sequence[Row], tokenizer: PreTrainedTokenizerBase, *, generation_prompt: bool = False
-) -> str:
+def render(messages: Sequence[Row], tokenizer: PreTrainedTokenizerBase, *, generation_prompt: bool = False) -> str:
     """Messages as the text that the model reads."""
     text = tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=generation_prompt)
     return str(text)

@@ -25,7 +25,7 @@ def supervised_nll(
     if scales_logits(model):
         logits = model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False).logits[:, prefix:-1][kept]
     else:
-        hidden, _ = hidden_states(model, input_ids, attention_mask, prefix=prefix)
+        hidden = hidden_states(model, input_ids, attention_mask, prefix=prefix)
         logits = model.get_output_embeddings()(hidden[:, :-1][kept])
     return functional.cross_entropy(logits.float(), targets, reduction="sum"), targets.numel()
 

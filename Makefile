@@ -1,0 +1,40 @@
+# make sweep        the demo: install, search, register a candidate
+# make sweep-full   the same over every training row
+# make test         every check
+# make ui           the MLflow UI on 127.0.0.1
+
+PYTHON ?= python3
+PORT ?= 5000
+BIN := $(CURDIR)/.venv/bin
+DATABASE := sqlite:///$(CURDIR)/mlflow.db
+
+export PATH := $(BIN):$(PATH)
+
+.PHONY: install sweep sweep-full test ui
+
+install: .venv/installed
+
+.venv/installed: requirements-core.lock requirements.lock pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Tunesmith needs Python 3.11 or newer: make PYTHON=python3.11 ...")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-core.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	touch $@
+
+sweep: .venv/installed
+	mlflow run . -e sweep --env-manager local --experiment-name support
+
+sweep-full: .venv/installed
+	mlflow run . -e sweep --env-manager local --experiment-name support -P data.search_rows=null
+
+test: .venv/installed
+	ruff check .
+	ruff format --check .
+	mypy
+	lint-imports
+	python -m pytest
+
+ui: .venv/installed
+	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false mlflow server --backend-store-uri $(DATABASE) \
+	  --host 127.0.0.1 --port $(PORT) --allowed-hosts "127.0.0.1:$(PORT),localhost:$(PORT)"

@@ -1,0 +1,294 @@
+"""The main job through real `mlflow run`, on the tiny model: run tree, registry, promotion, rollback."""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import mlflow
+import pytest
+from mlflow import MlflowClient
+from tests.conftest import copy_project, environment
+
+SMOKE = (
+    "-P",
+    "experiment=experiments/smoke.yaml",
+    "-P",
+    "space=search_spaces/smoke.yaml",
+    "-P",
+    "policy=registry/smoke.yaml",
+)
+MLFLOW = str(pathlib.Path(sys.executable).parent / "mlflow")
+
+
+def mlflow_run(project, entry, *arguments, uri=None):
+    command = [MLFLOW, "run", ".", "-e", entry, "--env-manager", "local", *arguments]
+    env = environment(**({"MLFLOW_TRACKING_URI": uri} if uri else {}))
+    return subprocess.run(command, cwd=project, env=env, capture_output=True, text=True, check=False)
+
+
+def runs_by_kind(client):
+    experiments = [e.experiment_id for e in client.search_experiments()]
+    kinds: dict[str, list] = {}
+    for run in client.search_runs(experiments, "tags.`tunesmith.kind` != ''", order_by=["attributes.start_time"]):
+        kinds.setdefault(run.data.tags["tunesmith.kind"], []).append(run)
+    return kinds
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, request):
+    """A project in which `main` has run once."""
+    folder = copy_project(tmp_path_factory.mktemp("main") / "project", request.getfixturevalue("empty_store"))
+    done = mlflow_run(folder, "main", *SMOKE, "-P", "trials=4")
+    assert done.returncode == 0, done.stderr[-4000:]
+    return folder, done
+
+
+@pytest.fixture
+def client(finished):
+    return MlflowClient(f"sqlite:///{finished[0] / 'mlflow.db'}")
+
+
+def test_the_run_tree_is_one_sweep_with_all_its_children(client):
+    kinds = runs_by_kind(client)
+    assert {kind: len(found) for kind, found in kinds.items()} == {
+        "sweep": 1, "base": 1, "trial": 4, "confirmation": 1, "holdout": 2,
+    }  # fmt: skip
+    parent = kinds["sweep"][0]
+    children = [run for kind, found in kinds.items() if kind != "sweep" for run in found]
+    assert {run.data.tags["mlflow.parentRunId"] for run in children} == {parent.info.run_id}
+    assert children[0].data.tags["mlflow.runName"] in {run.info.run_name for run in children}
+    first = min(children, key=lambda run: run.info.start_time)
+    assert first.data.tags["tunesmith.kind"] == "base"
+
+
+def test_every_status_is_true(client):
+    for run in (run for found in runs_by_kind(client).values() for run in found):
+        assert run.info.status == run.data.tags["tunesmith.status"] in {"FINISHED", "KILLED"}
+    trials = runs_by_kind(client)["trial"]
+    assert [run.info.status for run in trials][:2] == ["FINISHED", "KILLED"]
+    assert "halved" in trials[1].data.tags["tunesmith.reason"]
+
+
+def test_trials_log_params_curves_scores_and_the_command_that_repeats_them(client):
+    trial = runs_by_kind(client)["trial"][0]
+    assert set(trial.data.params) == {"method.learning_rate", "method.batch_size", "method.epochs"}
+    assert {"train/loss", "tune/loss", "tune/intent/exact_match", "tune/quiz/acc", "train/tokens_per_second"} <= set(
+        trial.data.metrics
+    )
+    assert len(client.get_metric_history(trial.info.run_id, "train/loss")) == 6
+    assert len(client.get_metric_history(trial.info.run_id, "tune/loss")) == 3
+    command = trial.data.tags["tunesmith.command"]
+    assert command.startswith("mlflow run . -e sft -P experiment=experiments/smoke.yaml -P ")
+    assert "data.train_rows=24" in command
+
+
+def test_the_sweep_logs_best_params_importances_plots_and_lineage(client):
+    parent = runs_by_kind(client)["sweep"][0]
+    assert {"best.method.learning_rate", "best.method.batch_size", "best.method.epochs"} <= set(parent.data.params)
+    assert any(name.startswith("importance/") for name in parent.data.metrics)
+    assert {"base_sha256", "data_sha256", "config_sha256", "threads", "seed", "winner_run"} <= {
+        tag.removeprefix("tunesmith.") for tag in parent.data.tags
+    }
+    artifacts = {item.path for item in client.list_artifacts(parent.info.run_id, "plots")}
+    assert artifacts == {"plots/search.html"}
+    assert {item.dataset.name for item in parent.inputs.dataset_inputs} == {"train", "tune"}
+
+
+def test_the_winner_is_registered_judged_and_champion(client, finished):
+    candidate = client.get_model_version_by_alias("smoke-bot", "candidate")
+    champion = client.get_model_version_by_alias("smoke-bot", "champion")
+    assert candidate.version == champion.version == "1"
+    winner = runs_by_kind(client)["confirmation"][0]
+    assert champion.run_id == winner.info.run_id
+    assert client.get_model_version("smoke-bot", "1").tags["tunesmith.verdict"] == "pass"
+    stored = client.download_artifacts(winner.info.run_id, "evaluation/holdout.json")
+    evidence = json.loads(pathlib.Path(stored).read_text())
+    assert evidence["candidate"]["digest"] == evidence["base"]["digest"]
+    assert len(evidence["candidate"]["items"]["intent"]) == 21
+    assert "winner: trial" in finished[1].stderr
+    assert "version 1 is champion" in finished[1].stdout
+
+
+def test_the_registered_model_loads_and_answers_without_tunesmith(finished, tmp_path):
+    """In a process whose path has no Tunesmith, the code beside the model is used."""
+    code = """
+import sys, mlflow
+sys.path = [folder for folder in sys.path if not folder.endswith("/src")]  # an editable install
+try:
+    import tunesmith
+    sys.exit("tunesmith is importable here")
+except ImportError:
+    pass
+model = mlflow.pyfunc.load_model("models:/smoke-bot@champion")
+answer = model.predict({"messages": [{"role": "user", "content": "What is the opposite of hot?"}], "max_tokens": 5})
+import tunesmith
+assert "/code" in tunesmith.__file__, tunesmith.__file__
+choice = answer["choices"][0]
+assert choice["message"]["role"] == "assistant" and isinstance(choice["message"]["content"], str)
+assert answer["usage"]["completion_tokens"] <= 5
+print("answered")
+"""
+    env = environment(MLFLOW_TRACKING_URI=f"sqlite:///{finished[0] / 'mlflow.db'}")
+    env.pop("PYTHONPATH")
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=env, capture_output=True, text=True, check=False
+    )
+    assert done.stdout.strip().endswith("answered"), done.stderr[-3000:]
+
+
+def test_a_second_promotion_is_refused_and_the_first_champion_cannot_be_rolled_back(finished):
+    promoted = mlflow_run(finished[0], "promote", "-P", "policy=registry/smoke.yaml")
+    assert promoted.returncode != 0
+    assert "error: smoke-bot: version 1 is champion already" in promoted.stderr
+    rolled = mlflow_run(finished[0], "rollback", "-P", "policy=registry/smoke.yaml")
+    assert "error: smoke-bot: version 1 is its first champion; there is nothing to return to" in rolled.stderr
+
+
+def test_champions_change_and_change_back(store):
+    from tunesmith.errors import RegistryError
+    from tunesmith.registry import aliases
+    from tunesmith.tracking import store as tracking_store
+
+    client = tracking_store.client()
+    client.create_registered_model("bot")
+    for _ in range(2):
+        client.create_model_version("bot", source=(store / "model").as_uri())
+    with pytest.raises(RegistryError, match="has no champion"):
+        aliases.rollback("bot")
+    aliases.promote("bot", "1", reason="first")
+    aliases.promote("bot", "2", reason="better")
+    assert client.get_model_version_by_alias("bot", "champion").version == "2"
+    assert aliases.rollback("bot") == ("2", "1")
+    assert client.get_model_version_by_alias("bot", "champion").version == "1"
+    assert [reign.reason for reign in aliases.history("bot")] == ["first"]
+
+
+def start_sweep(project, *arguments):
+    command = [
+        sys.executable,
+        "-m",
+        "tunesmith",
+        "sweep",
+        "experiments/smoke.yaml",
+        "--space",
+        "search_spaces/smoke.yaml",
+    ]
+    command += ["--policy", "registry/smoke.yaml", "--trials", "3", *arguments]
+    return subprocess.Popen(
+        command, cwd=project, env=environment(), stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+
+
+def wait_for_trial(project, count, seconds=90):
+    """Until `count` trial runs exist."""
+    client = MlflowClient(f"sqlite:///{project / 'mlflow.db'}")
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        if len(runs_by_kind(client).get("trial", [])) >= count:
+            return
+        time.sleep(0.05)
+    raise AssertionError(f"no {count} trials within {seconds} s")
+
+
+def test_a_killed_sweep_resumes_under_its_first_parent(project, tunesmith):
+    sweep = start_sweep(project)
+    wait_for_trial(project, 2)
+    os.killpg(sweep.pid, signal.SIGKILL)
+    sweep.wait()
+    resumed = mlflow_run(project, "sweep", *SMOKE, "-P", "trials=3", "-P", "resume=yes")
+    assert resumed.returncode == 0, resumed.stderr[-4000:]
+    client = MlflowClient(f"sqlite:///{project / 'mlflow.db'}")
+    kinds = runs_by_kind(client)
+    parent = kinds["sweep"][0]
+    assert len(kinds["sweep"]) == 1
+    assert kinds["resumption"][0].data.tags["tunesmith.resumes"] == parent.info.run_id
+    for kind in ("base", "trial", "confirmation", "holdout"):
+        assert {run.data.tags["mlflow.parentRunId"] for run in kinds[kind]} == {parent.info.run_id}
+    everything = [run for found in kinds.values() for run in found]
+    assert all(run.info.status in {"FINISHED", "KILLED"} for run in everything)
+    counted = [run for run in kinds["trial"] if run.data.tags.get("tunesmith.reason") != "its sweep was interrupted"]
+    assert len(counted) == 3
+    assert len({run.data.tags["tunesmith.trial"] for run in kinds["trial"]}) == len(kinds["trial"])
+
+
+def test_sigterm_ends_a_sweep_with_every_run_closed(project):
+    sweep = start_sweep(project)
+    wait_for_trial(project, 1)
+    sweep.send_signal(signal.SIGTERM)
+    sweep.wait(timeout=30)
+    assert sweep.returncode != 0
+    client = MlflowClient(f"sqlite:///{project / 'mlflow.db'}")
+    everything = [run for found in runs_by_kind(client).values() for run in found]
+    assert {run.info.status for run in everything} <= {"FINISHED", "KILLED"}
+    assert runs_by_kind(client)["sweep"][0].info.status == "KILLED"
+
+
+def test_a_worker_killed_in_a_trial_costs_one_retry(project):
+    import psutil
+
+    sweep = start_sweep(project)
+    wait_for_trial(project, 2)
+    workers = [p for p in psutil.Process(sweep.pid).children(recursive=True) if "spawn_main" in " ".join(p.cmdline())]
+    workers[0].kill()
+    _, errors = sweep.communicate(timeout=180)
+    assert sweep.returncode == 0, errors[-3000:]
+    client = MlflowClient(f"sqlite:///{project / 'mlflow.db'}")
+    trials = runs_by_kind(client)["trial"]
+    lost = [run for run in trials if run.info.status == "FAILED"]
+    assert len(trials) == 4
+    assert len(lost) == 1
+    retries = [run for run in trials if run.data.tags.get("tunesmith.retry_of") == lost[0].data.tags["tunesmith.trial"]]
+    assert len(retries) == 1
+    assert retries[0].data.params == lost[0].data.params
+
+
+def test_everything_works_the_same_against_a_tracking_server(project, free_port):
+    uri = f"http://127.0.0.1:{free_port}"
+    command = [MLFLOW, "server", "--backend-store-uri", f"sqlite:///{project / 'mlflow.db'}", "--port", str(free_port)]
+    command += ["--artifacts-destination", str(project / "artifacts"), "--serve-artifacts", "--host", "127.0.0.1"]
+    server = subprocess.Popen(
+        command,
+        cwd=project,
+        env=environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        wait_for_server(uri)
+        done = mlflow_run(project, "sweep", *SMOKE, "-P", "trials=2", uri=uri)
+        assert done.returncode == 0, done.stderr[-4000:]
+        client = MlflowClient(uri)
+        assert client.get_model_version_by_alias("smoke-bot", "candidate").version == "1"
+        assert (project / "artifacts").is_dir()
+        loaded = mlflow.MlflowClient(uri).get_model_version_download_uri("smoke-bot", "1")
+        assert loaded
+    finally:
+        os.killpg(server.pid, signal.SIGTERM)
+        server.wait(timeout=20)
+
+
+@pytest.fixture
+def free_port():
+    import socket
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def wait_for_server(uri, seconds=60):
+    import urllib.request
+
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        try:
+            with urllib.request.urlopen(f"{uri}/health", timeout=2):
+                return
+        except OSError:
+            time.sleep(0.3)
+    raise AssertionError("the server did not start")

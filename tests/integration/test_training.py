@@ -1,0 +1,155 @@
+"""Real training: single runs through TRL, equal bits for equal seeds, and the bundled real model."""
+
+import json
+import pathlib
+
+import pytest
+import torch
+from mlflow import MlflowClient
+from tests.conftest import ROOT
+
+from tunesmith.config import Experiment, overrides
+from tunesmith.errors import TrainingError
+from tunesmith.models.device import place
+from tunesmith.models.loading import load_base, load_tokenizer
+from tunesmith.models.references import resolve
+from tunesmith.tracking.runs import Killed
+from tunesmith.train.encode import encode_rows
+from tunesmith.train.run import TrainingData, trained_adapter
+
+
+class Listener:
+    """Keeps what a training reports; stops it at a fraction if told to."""
+
+    def __init__(self, stop_at: float = 2.0) -> None:
+        self.values, self.rungs, self.stop_at = [], [], stop_at
+
+    def begin(self, steps):
+        self.steps = steps
+
+    def metrics(self, values, *, step):
+        self.values.append((step, values))
+
+    def rung(self, fraction, *, step, tune_loss):
+        self.rungs.append((fraction, tune_loss))
+        if fraction >= self.stop_at:
+            raise Killed("enough")
+
+
+def train(experiment, folder, listener, *, rows=24):
+    from tunesmith.data.dataset import load_dataset
+
+    dataset = load_dataset(experiment)
+    model = resolve(experiment.model.base)
+    tokenizer = load_tokenizer(model)
+    base = load_base(model, place(experiment.model))
+    train_rows = encode_rows(dataset.train.rows[:rows], tokenizer, max_length=experiment.model.max_length)
+    tune_rows = encode_rows(dataset.tune.rows[:8], tokenizer, max_length=experiment.model.max_length)
+    data = TrainingData(train_rows, tune_rows)
+    training = trained_adapter(
+        base, tokenizer, experiment, data, fractions=(0.5, 1.0), folder=pathlib.Path(folder), reporter=listener
+    )
+    with training as (_, trained):
+        return trained
+
+
+@pytest.fixture
+def smoke():
+    values = {"learning_rate": 2e-2, "epochs": 3}
+    return overrides.apply(Experiment.from_yaml(ROOT / "experiments/smoke.yaml"), values)
+
+
+def test_a_training_reports_its_curves_and_its_loss_falls(smoke, tmp_path):
+    listener = Listener()
+    trained = train(smoke, tmp_path, listener)
+    losses = [loss for _, loss in trained.curves["train/loss"]]
+    assert listener.steps == len(losses) == 18
+    assert losses[-1] < losses[0] - 0.3
+    assert [fraction for fraction, _ in listener.rungs] == [0.5, 1.0]
+    assert trained.metrics["tune/loss"] == listener.rungs[-1][1]
+    assert 0 < trained.metrics["train/supervised_share"] < 1
+    assert (tmp_path / "adapter" / "adapter_model.safetensors").is_file()
+
+
+def test_equal_seeds_give_equal_bits_and_other_seeds_do_not(smoke, tmp_path):
+    first = train(smoke, tmp_path / "a", Listener())
+    second = train(smoke, tmp_path / "b", Listener())
+    other = train(overrides.apply(smoke, {"seed": 6}), tmp_path / "c", Listener())
+    assert first.adapter_sha256 == second.adapter_sha256 != other.adapter_sha256
+    assert first.curves["train/loss"] == second.curves["train/loss"]
+
+
+def test_accumulated_micro_batches_train_as_whole_batches_do(smoke, tmp_path):
+    whole = train(smoke, tmp_path / "a", Listener())
+    parts = train(overrides.apply(smoke, {"micro_batch": 2}), tmp_path / "b", Listener())
+    for (_, ours), (_, theirs) in zip(parts.curves["train/loss"], whole.curves["train/loss"], strict=True):
+        assert ours == pytest.approx(theirs, rel=2e-3)
+
+
+def test_a_training_stops_where_its_reporter_says(smoke, tmp_path):
+    listener = Listener(stop_at=0.5)
+    with pytest.raises(Killed):
+        train(smoke, tmp_path, listener)
+    assert len(listener.rungs) == 1
+    assert not (tmp_path / "adapter").exists()
+
+
+def test_an_exploding_loss_fails_the_training(smoke, tmp_path):
+    wild = overrides.apply(
+        smoke, {"learning_rate": 0.99, "max_grad_norm": 1e9, "scheduler": "constant", "alpha": 1e30, "epochs": 5}
+    )
+    with pytest.raises(TrainingError, match=r"the loss became (nan|inf) at step \d+; lower method.learning_rate"):
+        train(wild, tmp_path, Listener())
+
+
+def test_schedule_and_decay_reach_the_optimiser(smoke, tmp_path):
+    listener = Listener()
+    train(overrides.apply(smoke, {"scheduler": "linear", "warmup": 0.0}), tmp_path, listener)
+    rates = [values["train/learning_rate"] for _, values in listener.values if "train/learning_rate" in values]
+    assert rates[0] == pytest.approx(2e-2)
+    assert rates == sorted(rates, reverse=True)
+    assert rates[-1] < 0.1 * rates[0]
+
+
+def test_sft_writes_its_run(project, tunesmith):
+    done = tunesmith("sft", "experiments/smoke.yaml", "--json", "--learning_rate", "2e-3", check=True)
+    value = json.loads(done.stdout)
+    client = MlflowClient(f"sqlite:///{project / 'mlflow.db'}")
+    run = client.get_run(value["run_id"])
+    assert run.info.status == "FINISHED"
+    assert run.data.params["method.learning_rate"] == "0.002"
+    assert {"tune/intent/exact_match", "train/peak_memory_mb", "train/trainable_share"} <= set(run.data.metrics)
+    assert run.data.tags["tunesmith.overfit"] in {"true", "false"}
+    assert {item.path for item in client.list_artifacts(run.info.run_id, "adapter")} == {
+        f"adapter/{name}" for name in ("README.md", "adapter_config.json", "adapter_model.safetensors", "manifest.json")
+    }
+    scored = tunesmith("evaluate", value["run_id"], "--experiment", "experiments/smoke.yaml", "--json", check=True)
+    again = json.loads(scored.stdout)["model"]
+    assert again == {name: value[name] for name in again}
+
+
+@pytest.mark.slow
+def test_the_bundled_real_model_learns(tmp_path):
+    """A few steps on real rows with SmolLM2-135M: train and tune loss fall."""
+    experiment = overrides.apply(
+        Experiment.from_yaml(ROOT / "experiments/support.yaml"), {"learning_rate": 2e-3, "batch_size": 4, "epochs": 1}
+    )
+    trained = train(experiment, tmp_path, Listener(), rows=16)
+    losses = [loss for _, loss in trained.curves["train/loss"]]
+    assert losses[-1] < losses[0] - 0.5
+    assert trained.curves["tune/loss"][-1][1] < trained.curves["tune/loss"][0][1]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_training_on_cuda_runs_in_bfloat16(smoke, tmp_path):
+    trained = train(overrides.apply(smoke, {"device": "cuda"}), tmp_path, Listener())
+    losses = [loss for _, loss in trained.curves["train/loss"]]
+    assert losses[-1] < losses[0]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_qlora_trains_on_cuda(smoke, tmp_path):
+    trained = train(overrides.apply(smoke, {"adapter.kind": "qlora"}), tmp_path, Listener())
+    assert trained.metrics["tune/loss"] > 0

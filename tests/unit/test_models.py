@@ -1,0 +1,79 @@
+"""Model references, bundled models and where they run."""
+
+import pathlib
+import shutil
+
+import pytest
+import torch
+
+from tunesmith.config.experiment import ModelConfig
+from tunesmith.errors import DeviceError, ModelError
+from tunesmith.models import bundled, device
+from tunesmith.models.references import resolve
+
+
+def test_a_bundled_model_is_built_once_verified_and_rebuilt_when_damaged(tmp_path, monkeypatch):
+    monkeypatch.setenv("TUNESMITH_CACHE", str(tmp_path))
+    path = bundled.bundled_path("tiny-llama")
+    weights = path / "model.safetensors"
+    written = weights.stat().st_mtime_ns
+    assert bundled.bundled_path("tiny-llama") == path
+    assert weights.stat().st_mtime_ns == written
+    sound = weights.read_bytes()
+    weights.write_bytes(sound[:-1] + bytes([sound[-1] ^ 1]))
+    bundled._verified.cache_clear()
+    with pytest.warns(UserWarning, match="was changed since the folder was written; building it again"):
+        bundled.bundled_path("tiny-llama")
+    assert weights.read_bytes() == sound
+
+
+@pytest.mark.parametrize(
+    ("reference", "message"),
+    [
+        ("bundled:smolm", "bundled:smolm: no such model; bundled are smollm2-135m-instruct, tiny-llama"),
+        ("./nowhere", "./nowhere: no such folder"),
+        ("someone/some-model", "not in the local cache and the hub cannot be reached"),
+        ("not a model id", "neither a folder here nor a hub id"),
+        ("models:/none@champion", "model.base: models:/none@champion: "),
+    ],
+)
+def test_what_cannot_be_resolved_is_refused_with_a_remedy(store, reference, message):
+    with pytest.raises(ModelError) as caught:
+        resolve(reference)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_only_safetensors_are_loaded(tiny_path, tmp_path):
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_path, folder)
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    with pytest.raises(ModelError, match="no safetensors weights; other formats can run code"):
+        resolve(str(folder))
+
+
+def test_a_changed_weight_changes_the_digest(tiny_path, tmp_path):
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_path, folder)
+    same = resolve(str(folder)).sha256
+    assert same == resolve(str(tiny_path)).sha256
+    other = pathlib.Path(shutil.copytree(folder, tmp_path / "other"))
+    with (other / "model.safetensors").open("r+b") as file:
+        file.seek(-1, 2)
+        file.write(b"\x55")
+    assert resolve(str(other)).sha256 != same
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a CUDA device is there")
+def test_cuda_asked_for_and_absent():
+    with pytest.raises(DeviceError, match="cuda is asked for but no CUDA device is there; use auto or cpu"):
+        device.place(ModelConfig(base="x", device="cuda"))
+    with pytest.raises(DeviceError, match="flash_attention_2 needs CUDA"):
+        device.place(ModelConfig(base="x", attention="flash_attention_2"))
+
+
+def test_precision_follows_the_processor(monkeypatch):
+    for name, dtype in (("avx512_bf16", torch.bfloat16), ("avx2", torch.float32)):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda name=name: {name: True})
+        assert device.place(ModelConfig(base="x", device="cpu")).dtype == dtype
+    assert device.place(ModelConfig(base="x", device="cpu", dtype="bfloat16")).dtype == torch.bfloat16

@@ -1,0 +1,107 @@
+"""Runs end with a truthful status; dead ones are found."""
+
+import os
+import signal
+
+import pytest
+
+from tunesmith import doctor
+from tunesmith.config import Experiment, overrides
+from tunesmith.errors import TrackingError
+from tunesmith.tracking import runs
+from tunesmith.tracking import store as tracking_store
+from tunesmith.tracking.command import run_command
+from tunesmith.tracking.runs import Killed, Terminated
+
+
+def info(run):
+    found = tracking_store.client().get_run(run.id)
+    return found.info.status, found.data.tags.get("tunesmith.status"), found.data.tags.get("tunesmith.reason")
+
+
+def test_a_run_that_ends_well_is_finished(store):
+    run = runs.create("demo", "one", kind="test")
+    with runs.recording(run):
+        run.metrics({"loss": 1.5, "bad": float("nan")}, step=3)
+    assert info(run) == ("FINISHED", "FINISHED", None)
+    found = tracking_store.client().get_run(run.id).data
+    assert found.metrics == {"loss": 1.5}
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (ValueError("no"), "FAILED"),
+        (SystemExit(0), "FAILED"),
+        (KeyboardInterrupt(), "KILLED"),
+        (Killed("halved"), "KILLED"),
+    ],
+)
+def test_a_run_that_ends_badly_says_how(store, error, status):
+    run = runs.create("demo", "one", kind="test")
+    with pytest.raises(type(error)), runs.recording(run):
+        raise error
+    assert info(run)[:2] == (status, status)
+
+
+def test_sigterm_is_a_kill_and_the_handler_is_put_back(store):
+    before = signal.getsignal(signal.SIGTERM)
+    run = runs.create("demo", "one", kind="test")
+    with pytest.raises(Terminated), runs.recording(run):
+        os.kill(os.getpid(), signal.SIGTERM)
+    assert info(run) == ("KILLED", "KILLED", "SIGTERM")
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_the_run_of_mlflow_run_is_adopted_once(store, monkeypatch):
+    given = runs.create("demo", "given", kind="test")
+    monkeypatch.setenv("MLFLOW_RUN_ID", given.id)
+    assert runs.adopt_or_create("demo", "named", kind="sweep").id == given.id
+    assert runs.adopt_or_create("demo", "other", kind="sweep").id != given.id
+    assert tracking_store.client().get_run(given.id).info.run_name == "named"
+
+
+def test_doctor_finds_dead_runs_and_overwritten_statuses(store):
+    alive = runs.create("demo", "alive", kind="test")
+    dead = runs.create("demo", "dead", kind="test")
+    dead.tags({"process_started": "1"})
+    overwritten = runs.create("demo", "overwritten", kind="test")
+    overwritten.finish("KILLED", reason="halved")
+    tracking_store.client().set_terminated(overwritten.id, "FAILED")
+    assert {(run, status) for run, status, _ in doctor.stale_runs()} == {
+        (dead.id, "KILLED"),
+        (overwritten.id, "KILLED"),
+    }
+    list(doctor._store(reap=True))
+    assert list(doctor.stale_runs()) == []
+    assert info(alive)[0] == "RUNNING"
+    assert info(overwritten)[0] == "KILLED"
+
+
+@pytest.mark.parametrize(
+    ("uri", "message"),
+    [
+        ("http://127.0.0.1:9", "no answer (Connection refused|.*refused.*); start the server or unset it"),
+        ("file:///somewhere", "no longer keeps runs in plain files; use sqlite:///FILE"),
+    ],
+)
+def test_a_store_out_of_reach_is_one_line(project, monkeypatch, uri, message):
+    monkeypatch.chdir(project)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    tracking_store.client.cache_clear()
+    with pytest.raises(TrackingError) as caught:
+        tracking_store.client()
+    assert "\n" not in str(caught.value)
+    assert uri in str(caught.value)
+    tracking_store.client.cache_clear()
+
+
+def test_the_command_of_a_run_repeats_its_experiment(store):
+    experiment = Experiment.from_yaml("experiments/smoke.yaml")
+    changed = overrides.apply(experiment, {"learning_rate": 3e-4, "data.train_rows": 24, "scheduler": "linear"})
+    command = run_command(changed)
+    assert command.startswith("mlflow run . -e sft -P experiment=experiments/smoke.yaml ")
+    pairs = dict(word.split("=", 1) for word in command.split()[6::2])
+    del pairs["experiment"]
+    arguments = [part for name, value in pairs.items() for part in (f"--{name}", value)]
+    assert overrides.apply(experiment, overrides.parse_extra_arguments(arguments)) == changed
