@@ -27,7 +27,10 @@ from tunesmith.data.split import split_of
 HERE = pathlib.Path(__file__).parent
 SEED = 17
 SHARES = {"train": 0.55, "tune": 0.10, "holdout": 0.25, "bench": 0.10}
-SYSTEM = "You are the Riverbend Power & Water desk. Answer by policy, then name the desk: Route: <desk>."
+SYSTEM = (
+    "You are the Riverbend Power & Water desk. Answer by policy, then end with Route: and one of billing, payments, "
+    "outages, quality, moving, meters, leaks, assistance, solar, plans, account, safety."
+)
 SCENARIO_SPLITS = ["train"] * 6 + ["tune"] + ["holdout"] * 3 + ["bench"]
 QUESTION_SPLITS = ["holdout", "holdout", "tune", "bench"]
 PREFERENCE_SPLITS = ["train"] * 3 + ["tune", "holdout", "bench"]

@@ -2,6 +2,7 @@
 
 import pathlib
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from tunesmith.audit.checks import audit
@@ -14,13 +15,14 @@ from tunesmith.data.tasks import load_items, load_tasks
 from tunesmith.errors import ModelError, OutcomeError, RegistryError
 from tunesmith.gate.decide import Evidence, decide
 from tunesmith.models.references import resolve
-from tunesmith.progress import Progress
+from tunesmith.progress import Bar, Progress
 from tunesmith.records import AuditReport, Scores, TrainedRun, Verdict
 from tunesmith.registry import aliases, evidence, versions
 from tunesmith.registry.package import Contents, build_package
 from tunesmith.sweep import plots
 from tunesmith.sweep import study as studies
 from tunesmith.sweep.coordinator import Candidate, Coordinator, log_scores, log_training
+from tunesmith.sweep.executors import LocalWorker
 from tunesmith.sweep.protocol import Items, Job
 from tunesmith.sweep.study import SweepStudy
 from tunesmith.tracking import runs, store
@@ -81,7 +83,8 @@ def train_one(experiment: Experiment, progress: Progress) -> tuple[str, TrainedR
         run.tags({**shared, "command": run_command(experiment), **runs.provenance()})
         log_dataset(run, training_rows(bench.dataset, experiment.data), context="training")
         job = Job(experiment, "tune", folder, fractions=SINGLE_RUN_MARKS)
-        done = bench.execute(job, RunReporter(run, progress))
+        with progress.job(experiment.method.kind) as bar:
+            done = bench.execute(job, RunReporter(run, progress, bar))
         assert done.trained is not None  # noqa: S101 - a training job was asked for
         log_training(run, done.trained)
         log_scores(run, done.scores)
@@ -92,18 +95,19 @@ def train_one(experiment: Experiment, progress: Progress) -> tuple[str, TrainedR
 class RunReporter:
     """Writes a training's progress to its run and to the terminal."""
 
-    def __init__(self, run: Run, progress: Progress) -> None:
+    def __init__(self, run: Run, progress: Progress, bar: Bar) -> None:
         self.run = run
         self.progress = progress
+        self.bar = bar
 
     def begin(self, steps: int) -> None:
         """A training begins."""
-        self.progress.begin(steps)
+        self.bar.begin(steps)
 
     def metrics(self, values: dict[str, float], *, step: int) -> None:
         """An optimiser step is done."""
         self.run.metrics(values, step=step)
-        self.progress.step(values, step)
+        self.bar.step(values, step)
 
     def rung(self, fraction: float, *, step: int, tune_loss: float) -> None:
         """A share of the training is done."""
@@ -130,11 +134,6 @@ def sweep(
         log_run(parent, experiment, report)
         with Coordinator(experiment, space, parent, progress) as coordinator:
             coordinator.start()
-            base_run = study.study.user_attrs.get("base_run")
-            if base_run is None:
-                progress.note("scoring the base model")
-                run, _ = coordinator.score("base", kind="base", items="trial", adapter=None)
-                study.study.set_user_attr("base_run", run.id)
             coordinator.search(study, trials)
             report_search(parent, study, experiment)
             winner = coordinator.confirm(study)[0]
@@ -180,8 +179,14 @@ def score_holdout(coordinator: Coordinator, run_id: str, report: AuditReport) ->
     coordinator.progress.note("scoring winner and base on the holdout")
     winner_run = runs.attach(run_id)
     adapter = winner_run.download("adapter", coordinator.folder / "winner")
-    _, scores = coordinator.score("holdout-winner", kind="holdout", items="holdout", adapter=str(adapter))
-    _, base = coordinator.score("holdout-base", kind="holdout", items="holdout", adapter=None)
+
+    def scoring(name: str, path: str | None) -> Callable[[LocalWorker], Scores]:
+        return lambda worker: coordinator.score(
+            worker, coordinator.child(name, kind="holdout"), items="holdout", adapter=path
+        )
+
+    tasks = [scoring("holdout-winner", str(adapter)), scoring("holdout-base", None)]
+    scores, base = coordinator.crew.each(tasks)
     evidence.save(winner_run, candidate=scores, base=base)
     winner_run.metrics({**scores.metrics, **report.metrics})
     winner_run.flush()
@@ -272,11 +277,11 @@ def evaluate(model: str, experiment: Experiment, progress: Progress, *, split: I
     with runs.recording(run), tempfile.TemporaryDirectory(dir=store.state_folder()) as folder:
         adapter = fetch_adapter(model, experiment, pathlib.Path(folder))
         bench = Workbench(experiment)
-        reporter = RunReporter(run, progress)
         results = []
         for path in (None, str(adapter)):
             progress.note(f"scoring {'the base' if path is None else model} on {split}")
-            results.append(bench.execute(Job(experiment, split, folder, train=False, adapter=path), reporter).scores)
+            job = Job(experiment, split, folder, train=False, adapter=path)
+            results.append(bench.score(job))
         base, scores = results
         log_scores(run, scores)
         run.metrics({f"base/{name}": value for name, value in base.metrics.items()})

@@ -1,26 +1,42 @@
-"""What a person sees while work goes on, on stderr: lines that stay, and a bar where there is a terminal."""
+"""What a person sees while work goes on, on stderr: lines that stay, and bars where there is a terminal."""
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from types import TracebackType
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 
 from tunesmith.config.overrides import short_name
 
 
-class Progress:
-    """Lines and a progress bar; a context manager, so that the bar is gone when it ends."""
+class Bar:
+    """The progress of one job; hidden until the job's length is known."""
 
-    def __init__(self, *, quiet: bool = False) -> None:
-        self.console = Console(stderr=True, quiet=quiet, highlight=False, soft_wrap=True)
+    def __init__(self, bars: Bars, task: TaskID) -> None:
+        self.bars = bars
+        self.task = task
+
+    def begin(self, steps: int) -> None:
+        """A training of so many optimiser steps begins."""
+        self.bars.update(self.task, total=steps, visible=True)
+
+    def step(self, values: Mapping[str, float], step: int) -> None:
+        """An optimiser step is done."""
+        shown = {"loss": f"loss {values['train/loss']:.3f}"} if "train/loss" in values else {}
+        self.bars.update(self.task, completed=step, **shown)
+
+
+class Progress:
+    """Lines and bars; a context manager, so that the bars are gone when it ends."""
+
+    def __init__(self) -> None:
+        self.console = Console(stderr=True, highlight=False, soft_wrap=True)
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
         times = (TimeElapsedColumn(), TimeRemainingColumn(), TextColumn("{task.fields[loss]}"))
         self.bars = Bars(*columns, *times, console=self.console, transient=True)
-        self.task = self.bars.add_task("", visible=False, loss="", total=1)
-        self.label = ""
 
     def __enter__(self) -> "Progress":
         self.bars.start()
@@ -35,28 +51,14 @@ class Progress:
         """Print a line that stays."""
         self.console.print(text, markup=False)
 
-    def stage(self, label: str, index: int, count: int) -> None:
-        """Name what follows: the index-th of count."""
-        self.label = f"{label} {index}/{count}"
-        self.bars.update(self.task, description=self.label, visible=False)
-
-    def begin(self, steps: int) -> None:
-        """A training of so many optimiser steps begins."""
-        self.bars.reset(self.task, total=steps, description=self.label or "training", visible=True, loss="")
-
-    def step(self, values: Mapping[str, float], step: int) -> None:
-        """An optimiser step is done."""
-        shown = {"loss": f"loss {values['train/loss']:.3f}"} if "train/loss" in values else {}
-        self.bars.update(self.task, completed=step, **shown)
-
-    def trial(self, number: int, params: Mapping[str, Any], loss: float, primary: float | None) -> None:
-        """A trial ran to its end."""
-        score = "" if primary is None else f"  primary {primary:.3f}"
-        self.note(f"  trial {number:>3}  tune/loss {loss:.3f}{score}  {describe(params)}")
-
-    def halved(self, number: int, params: Mapping[str, Any], loss: float) -> None:
-        """A trial was stopped early."""
-        self.note(f"  trial {number:>3}  tune/loss {loss:.3f}  halved  {describe(params)}")
+    @contextlib.contextmanager
+    def job(self, label: str) -> Iterator[Bar]:
+        """A bar that lasts as long as the block."""
+        task = self.bars.add_task(label, visible=False, loss="", total=None)
+        try:
+            yield Bar(self.bars, task)
+        finally:
+            self.bars.remove_task(task)
 
 
 def describe(params: Mapping[str, Any]) -> str:

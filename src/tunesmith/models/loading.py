@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils.logging import disable_progress_bar
 
 from tunesmith.config.experiment import AdapterConfig
 from tunesmith.errors import EvaluationError, ModelError
@@ -27,6 +28,7 @@ def load_tokenizer(model: LocalModel) -> PreTrainedTokenizerBase:
 
 def load_base(model: LocalModel, placement: Placement, *, quantise: bool = False) -> PreTrainedModel:
     """The base model on its device, in evaluation mode; NF4 with double quantisation if `quantise`."""
+    disable_progress_bar()
     options: dict[str, Any] = {"quantization_config": nf4(placement)} if quantise else {}
     base = AutoModelForCausalLM.from_pretrained(
         model.path,

@@ -12,6 +12,7 @@ import uuid
 from typing import Any
 
 import mlflow
+import pandas as pd
 from mlflow.pyfunc import PythonModel, PythonModelContext
 
 
@@ -46,11 +47,10 @@ class ChatModel(PythonModel):
     def _read(path: pathlib.Path) -> dict[str, Any]:
         return dict(json.loads(path.read_text(encoding="utf-8")))
 
-    def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
-        """Answer a request, or a table with one request a row; each gives a chat completion.
-
-        Without type hints: MLflow would take them for the schema, which the logged signature gives.
-        """
+    def predict(
+        self, context: PythonModelContext, model_input: pd.DataFrame, params: dict[str, Any] | None = None
+    ) -> Any:
+        """Answer a request, or a table with one request a row; each gives a chat completion."""
         if isinstance(model_input, dict):
             return self._complete(model_input)
         answers = [self._complete(request) for request in model_input.to_dict(orient="records")]

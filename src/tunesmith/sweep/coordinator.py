@@ -2,6 +2,7 @@
 
 import pathlib
 import tempfile
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -13,13 +14,13 @@ from tunesmith.config.experiment import Experiment
 from tunesmith.config.space import SearchSpace
 from tunesmith.data.dataset import load_dataset, training_rows
 from tunesmith.errors import OutcomeError
-from tunesmith.progress import Progress
+from tunesmith.progress import Bar, Progress, describe
 from tunesmith.records import Scores, TrainedRun
 from tunesmith.sweep import study as studies
-from tunesmith.sweep.executors import LocalWorker, WorkerDied
+from tunesmith.sweep.executors import Crew, Listener, LocalWorker, Task, WorkerDied, seats
 from tunesmith.sweep.protocol import Begun, Done, Failed, Items, Job, Ready, Rung, StepMetrics, Stopped
 from tunesmith.sweep.study import SweepStudy
-from tunesmith.tracking import runs
+from tunesmith.tracking import runs, store
 from tunesmith.tracking.command import run_command
 from tunesmith.tracking.datasets import log_dataset
 from tunesmith.tracking.runs import Run
@@ -27,7 +28,7 @@ from tunesmith.tracking.runs import Run
 
 @dataclass(frozen=True)
 class Candidate:
-    """A confirmed trial: its parameters, its confirmation runs and their mean primary score."""
+    """A confirmed trial: its parameters, its confirmation runs (best first) and their mean scores."""
 
     trial: int
     params: dict[str, Any]
@@ -37,9 +38,10 @@ class Candidate:
 
 
 class Coordinator:
-    """Runs a sweep's jobs on a worker and writes down what comes of them.
+    """Runs a sweep's jobs on workers and writes down what comes of them.
 
-    A context manager: the worker ends with the block.
+    A context manager: the workers end with the block. Each worker is driven by a thread; `lock` guards
+    the study.
     """
 
     def __init__(self, experiment: Experiment, space: SearchSpace, parent: Run, progress: Progress) -> None:
@@ -47,93 +49,127 @@ class Coordinator:
         self.space = space
         self.parent = parent
         self.progress = progress
-        self.scratch = tempfile.TemporaryDirectory(prefix="sweep-", dir=runs.store.state_folder())
+        self.scratch = tempfile.TemporaryDirectory(prefix="sweep-", dir=store.state_folder())
         self.folder = pathlib.Path(self.scratch.name)
-        self.worker = LocalWorker(self.experiment, self.folder)
+        self.crew = Crew(self.experiment, self.folder, seats(self.experiment.model))
         self.dataset = load_dataset(self.experiment)
+        self.lock = threading.Condition()
+        self.running = 0
 
     def __enter__(self) -> "Coordinator":
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.worker.stop()
+        self.crew.stop()
         self.scratch.cleanup()
 
     def start(self) -> Ready:
-        """Start the worker and log what every run of this sweep shares."""
-        ready = self.worker.start()
-        self.progress.note(f"model {self.experiment.model.base} on {ready.placement}")
-        self.parent.tags(
-            {
-                "base_sha256": ready.base_sha256,
-                "threads": ready.threads,
-                "placement": ready.placement,
-                "data_sha256": self.dataset.digest,
-                "seed": self.experiment.seed,
-                **runs.provenance(),
-            }
-        )
+        """Start the workers and log what every run of this sweep shares."""
+        ready = self.crew.start()
+        workers = len(self.crew.workers)
+        self.progress.note(f"{workers} workers with {self.experiment.model.base} on {ready.placement}")
+        shared = {"base_sha256": ready.base_sha256, "placement": ready.placement, "threads": ready.threads}
+        mine = {"data_sha256": self.dataset.digest, "seed": self.experiment.seed, "workers": workers}
+        self.parent.tags({**shared, **mine, **runs.provenance()})
         log_dataset(self.parent, training_rows(self.dataset, self.experiment.data), context="training")
         log_dataset(self.parent, self.dataset.tune, context="tuning")
         return ready
 
-    def score(self, name: str, *, kind: str, items: Items, adapter: str | None) -> tuple[Run, Scores]:
-        """Score the base or a saved adapter as a child run."""
-        run = runs.create(self.experiment.name, name, kind=kind, parent=self.parent)
+    def child(self, name: str, *, kind: str) -> Run:
+        """A new child run of the sweep."""
+        return runs.create(self.experiment.name, name, kind=kind, parent=self.parent)
+
+    def score(self, worker: LocalWorker, run: Run, *, items: Items, adapter: str | None) -> Scores:
+        """Score the base or a saved adapter into a child run."""
         job = Job(self.experiment, items, str(self.folder / run.id), train=False, adapter=adapter)
         with runs.recording(run):
-            result = self.worker.execute(job, on_step=lambda _: None, on_rung=lambda _: True)
-            done = self._done(result)
+            done = self._done(worker.execute(job, Listener(lambda _: None, lambda _: True)))
             log_scores(run, done.scores)
-        return run, done.scores
+        return done.scores
 
     def search(self, study: SweepStudy, trials: int) -> None:
-        """Run trials until exactly `trials` of them have completed or were pruned."""
-        while len(study.ended()) < trials:
-            self.progress.stage("trial", len(study.ended()) + 1, trials)
-            self._trial(study, study.ask())
+        """Score the base, then run trials until exactly `trials` of them have completed or were pruned."""
+        first: list[Task] = []
+        if "base_scored" not in study.study.user_attrs:
+            base = self.child("base", kind="base")
+            first.append(lambda worker: self._score_base(worker, study, base))
 
-    def _trial(self, study: SweepStudy, trial: Trial) -> None:
+        def take() -> Task | None:
+            with self.lock:
+                return first.pop() if first else self._next_trial(study, trials)
+
+        self.crew.work(take)
+
+    def _score_base(self, worker: LocalWorker, study: SweepStudy, run: Run) -> None:
+        scores = self.score(worker, run, items="trial", adapter=None)
+        primary = self.experiment.evaluation.primary
+        self.progress.note(f"  base       {primary} {scores.metrics[primary]:.3f}")
+        with self.lock:
+            study.study.set_user_attr("base_scored", True)
+
+    def _next_trial(self, study: SweepStudy, trials: int) -> Task | None:
+        """The next trial, waiting while running ones may yet fail and need another; None when all have ended."""
+        while len(study.ended()) + self.running >= trials:
+            if len(study.ended()) >= trials or self.crew.stopping:
+                return None
+            self.lock.wait(timeout=1)
+        trial = study.ask()
+        self.running += 1
+        return lambda worker: self._trial(worker, study, trial)
+
+    def _trial(self, worker: LocalWorker, study: SweepStudy, trial: Trial) -> None:
         experiment = overrides.apply(self.experiment, trial.params)
-        run = runs.create(experiment.name, f"trial-{trial.number:03d}", kind="trial", parent=self.parent)
-        trial.set_user_attr("run_id", run.id)
+        name = f"trial-{trial.number:03d}"
+        run = self.child(name, kind="trial")
         run.params(trial.params)
         run.tags({"command": run_command(experiment), "trial": trial.number, **retry_tags(trial)})
         job = self._training_job(experiment, run, items="trial", fractions=studies.rungs(self.space))
         try:
-            result = self.worker.execute(job, on_step=self._logger(run), on_rung=self._judge(trial, run))
+            with self.progress.job(name) as bar:
+                result = worker.execute(job, Listener(self._logger(run, bar), self._judge(trial, run)))
         except WorkerDied as death:
-            study.study.tell(trial, state=TrialState.FAIL)
-            run.finish("FAILED", reason=str(death).splitlines()[0])
-            self.progress.note(f"trial {trial.number}: {death}")
-            if not study.retry(study.study.trials[trial.number]):
-                raise OutcomeError(
-                    f"trial {trial.number} lost its worker {studies.MAX_ATTEMPTS} times: {death}"
-                ) from None
-            return
-        except BaseException:
+            self._worker_died(study, trial, run, death)
+        else:
+            with self.lock:
+                self._tell(study, trial, run, result)
+        finally:
+            with self.lock:
+                self.running -= 1
+                self.lock.notify_all()
+
+    def _worker_died(self, study: SweepStudy, trial: Trial, run: Run, death: WorkerDied) -> None:
+        """Queue a trial that lost its worker once more; when the sweep itself ends its workers, close its run."""
+        if self.crew.stopping:
             run.finish("KILLED", reason="the sweep was stopped")
-            raise
-        self._tell(study, trial, run, result)
+            raise death
+        with self.lock:
+            study.study.tell(trial, state=TrialState.FAIL)
+            again = study.retry(study.study.trials[trial.number])
+        run.finish("FAILED", reason=str(death).splitlines()[0])
+        self.progress.note(f"  trial {trial.number}: {death}")
+        if not again:
+            raise OutcomeError(f"trial {trial.number} lost its worker {studies.MAX_ATTEMPTS} times: {death}")
 
     def _tell(self, study: SweepStudy, trial: Trial, run: Run, result: Done | Stopped | Failed) -> None:
         """Record how a trial ended, in the study first, then on its run."""
+        line = f"  trial {trial.number:>3}  {describe(trial.params)}:"
         if isinstance(result, Done) and result.trained is not None:
+            loss = result.trained.metrics["tune/loss"]
             log_training(run, result.trained)
             log_scores(run, result.scores)
-            study.study.tell(trial, result.trained.metrics["tune/loss"])
+            study.study.tell(trial, loss)
             run.finish("FINISHED")
-            primary = result.scores.metrics.get(self.experiment.evaluation.primary)
-            self.progress.trial(trial.number, trial.params, result.trained.metrics["tune/loss"], primary)
+            primary = self.experiment.evaluation.primary
+            self.progress.note(f"{line} tune/loss {loss:.3f}, {primary} {result.scores.metrics[primary]:.3f}")
         elif isinstance(result, Stopped):
             study.study.tell(trial, state=TrialState.PRUNED)
             run.finish("KILLED", reason="halved: other trials were better at this point")
-            self.progress.halved(trial.number, trial.params, studies.last_value(study.study.trials[trial.number]))
+            value = studies.last_value(study.study.trials[trial.number])
+            self.progress.note(f"{line} tune/loss {value:.3f}, halved")
         elif isinstance(result, Failed) and result.user_error:
-            trial.set_user_attr("reason", result.message)
             study.study.tell(trial, state=TrialState.PRUNED)
             run.finish("FAILED", reason=result.message)
-            self.progress.note(f"trial {trial.number} failed: {result.message}")
+            self.progress.note(f"{line} {result.message}")
         elif isinstance(result, Failed):
             study.study.tell(trial, state=TrialState.FAIL)
             run.text(result.trace, "error.txt")
@@ -145,68 +181,65 @@ class Coordinator:
         best = study.ranking()[: self.space.confirm.top]
         if not best:
             raise OutcomeError("no trial reached its first rung; see the reasons on the trial runs")
-        count = self.space.confirm.seeds
-        results: dict[int, list[dict[str, Any]]] = {trial.number: [] for trial in best}
-        for index, trial in enumerate(best):
-            for n in range(1, count + 1):
-                self.progress.stage("confirmation", index * count + n, len(best) * count)
-                results[trial.number].append(self._confirmation(study, trial, n))
-        candidates = [self._candidate(trial, results[trial.number]) for trial in best]
+        pairs = [(trial, n) for trial in best for n in range(1, self.space.confirm.seeds + 1)]
+        self.progress.note(f"confirming {len(best)} trials on {self.space.confirm.seeds} fresh seeds")
+        records = self.crew.each([self._confirmation(study, trial, n) for trial, n in pairs])
+        candidates = []
+        for trial in best:
+            mine = [record for (owner, _), record in zip(pairs, records, strict=True) if owner is trial]
+            candidates.append(candidate(trial, mine))
         return sorted(candidates, key=lambda candidate: (-candidate.primary, candidate.loss))
 
-    def _confirmation(self, study: SweepStudy, trial: FrozenTrial, n: int) -> dict[str, Any]:
-        """One confirmation run, or its record if an interrupted sweep already has it."""
-        key = f"confirm-{trial.number}-{n}"
+    def _confirmation(self, study: SweepStudy, trial: FrozenTrial, n: int) -> Callable[[LocalWorker], dict[str, Any]]:
+        """The task of one confirmation run; an interrupted sweep may have its record already."""
+        key = f"confirm-{trial.number:03d}-seed-{n}"
         known: dict[str, Any] | None = study.study.user_attrs.get(key)
-        if known is not None:
-            return known
+
+        def confirm(worker: LocalWorker) -> dict[str, Any]:
+            record = self._train_again(worker, key, trial, n)
+            with self.lock:
+                study.study.set_user_attr(key, record)
+            return record
+
+        return confirm if known is None else lambda _: known
+
+    def _train_again(self, worker: LocalWorker, name: str, trial: FrozenTrial, n: int) -> dict[str, Any]:
         experiment = overrides.apply(self.experiment, {**trial.params, "seed": fresh_seed(self.experiment.seed, n)})
-        name = f"confirm-{trial.number:03d}-seed-{n}"
-        run = runs.create(experiment.name, name, kind="confirmation", parent=self.parent)
+        run = self.child(name, kind="confirmation")
         run.params({**trial.params, "seed": experiment.seed})
         run.tags({"command": run_command(experiment), "trial": trial.number})
         job = self._training_job(experiment, run, items="confirmation", fractions=(1.0,))
-        with runs.recording(run):
-            done = self._done(self.worker.execute(job, on_step=self._logger(run), on_rung=lambda _: True))
+        with runs.recording(run), self.progress.job(name) as bar:
+            done = self._done(worker.execute(job, Listener(self._logger(run, bar), lambda _: True)))
             assert done.trained is not None  # noqa: S101 - a training job was asked for
             log_training(run, done.trained)
             log_scores(run, done.scores)
             run.artifact(pathlib.Path(done.trained.adapter), "adapter")
-        primary = done.scores.metrics[self.experiment.evaluation.primary]
-        record = {"run_id": run.id, "primary": primary, "loss": done.trained.metrics["tune/loss"]}
-        study.study.set_user_attr(key, record)
-        self.progress.note(f"{name}: {self.experiment.evaluation.primary} {primary:.3f}")
-        return record
-
-    def _candidate(self, trial: FrozenTrial, confirmations: list[dict[str, Any]]) -> Candidate:
-        ordered = sorted(confirmations, key=lambda record: (-record["primary"], record["loss"]))
-        return Candidate(
-            trial=trial.number,
-            params=trial.params,
-            runs=tuple(record["run_id"] for record in ordered),
-            primary=sum(record["primary"] for record in ordered) / len(ordered),
-            loss=sum(record["loss"] for record in ordered) / len(ordered),
-        )
+        primary, loss = done.scores.metrics[self.experiment.evaluation.primary], done.trained.metrics["tune/loss"]
+        self.progress.note(f"  {name}: tune/loss {loss:.3f}, {self.experiment.evaluation.primary} {primary:.3f}")
+        return {"run_id": run.id, "primary": primary, "loss": loss}
 
     def _training_job(self, experiment: Experiment, run: Run, *, items: Items, fractions: tuple[float, ...]) -> Job:
         loss_rows = self.experiment.evaluation.trial_items // 2
         return Job(experiment, items, str(self.folder / run.id), fractions=fractions, loss_rows=loss_rows)
 
-    def _logger(self, run: Run) -> Callable[[Begun | StepMetrics], None]:
+    @staticmethod
+    def _logger(run: Run, bar: Bar) -> Callable[[Begun | StepMetrics], None]:
         def log(message: Begun | StepMetrics) -> None:
             if isinstance(message, Begun):
-                self.progress.begin(message.steps)
+                bar.begin(message.steps)
                 return
             run.metrics(message.values, step=message.step)
-            self.progress.step(message.values, message.step)
+            bar.step(message.values, message.step)
 
         return log
 
     def _judge(self, trial: Trial, run: Run) -> Callable[[Rung], bool]:
         def judge(rung: Rung) -> bool:
-            trial.report(rung.tune_loss, step=round(100 * rung.fraction))
             run.metrics({"tune/progress": rung.fraction}, step=rung.step)
-            return rung.fraction >= 1 or not trial.should_prune()
+            with self.lock:
+                trial.report(rung.tune_loss, step=round(100 * rung.fraction))
+                return rung.fraction >= 1 or not trial.should_prune()
 
         return judge
 
@@ -215,6 +248,19 @@ class Coordinator:
         if isinstance(result, Done):
             return result
         raise OutcomeError(result.message if isinstance(result, Failed) else "the job was stopped")
+
+
+def candidate(trial: FrozenTrial, confirmations: list[dict[str, Any]]) -> Candidate:
+    """A trial with the means over its confirmations."""
+    ordered = sorted(confirmations, key=lambda record: (-record["primary"], record["loss"]))
+    count = len(ordered)
+    return Candidate(
+        trial=trial.number,
+        params=trial.params,
+        runs=tuple(record["run_id"] for record in ordered),
+        primary=sum(record["primary"] for record in ordered) / count,
+        loss=sum(record["loss"] for record in ordered) / count,
+    )
 
 
 def retry_tags(trial: Trial) -> dict[str, Any]:

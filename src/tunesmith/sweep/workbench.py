@@ -40,14 +40,16 @@ class Workbench:
 
     def execute(self, job: Job, reporter: Reporter) -> Done:
         """Do a job; raises `Killed` when the reporter stops it, `TunesmithError` when it fails."""
-        if job.train:
-            return self._train(job, reporter)
+        return self._train(job, reporter) if job.train else Done(self.score(job))
+
+    def score(self, job: Job) -> Scores:
+        """Score the base, or the saved adapter that the job names."""
         if job.adapter is None:
-            return Done(self._score(self.base, job.items))
+            return self._score(self.base, job.items)
         model = attach_saved(self.base, pathlib.Path(job.adapter))
         try:
             adapter_effect(model, self.tokenizer, self.probe)
-            return Done(self._score(model, job.items))
+            return self._score(model, job.items)
         finally:
             self.base = detach(model)
 

@@ -4,6 +4,7 @@ import contextlib
 import os
 import signal
 import traceback
+from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING
 
@@ -37,12 +38,26 @@ class PipeReporter:
             raise Killed(f"halved at step {step}")
 
 
-def serve(pipe: Connection, experiment: Experiment, log: str) -> None:
+@dataclass(frozen=True)
+class Seat:
+    """Where a worker sits: its number, its CUDA device if any, and its threads (all cores when None)."""
+
+    number: int
+    device: int | None
+    threads: int | None
+
+
+def serve(pipe: Connection, experiment: Experiment, seat: Seat, log: str) -> None:
     """Load the workbench and do jobs until the coordinator sends None or is gone.
 
     Ctrl-C is the coordinator's to handle, so this process ignores it; all output goes to `log`.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    if seat.device is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = str(seat.device)
+    if seat.threads is not None:
+        os.environ["OMP_NUM_THREADS"] = str(seat.threads)
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
