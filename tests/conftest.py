@@ -79,6 +79,24 @@ def tunesmith(project: pathlib.Path) -> Command:
     return run
 
 
+@pytest.fixture
+def invoke(store: pathlib.Path) -> Callable[..., object]:
+    """Run a command in this process, in the project's copy."""
+    from click.testing import CliRunner
+
+    from tunesmith.cli import main
+    from tunesmith.data.dataset import load_rows
+
+    def run(*arguments: str) -> object:
+        load_rows.cache_clear()
+        done = CliRunner().invoke(main, list(arguments))
+        if done.exception is not None and not isinstance(done.exception, SystemExit):
+            raise done.exception
+        return done
+
+    return run
+
+
 def environment(**more: str) -> dict[str, str]:
     """The environment of a subprocess: this interpreter first on PATH, nothing left of an outer run."""
     outer = {k: v for k, v in os.environ.items() if k not in {"MLFLOW_RUN_ID", "MLFLOW_TRACKING_URI"}}

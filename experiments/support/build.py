@@ -27,11 +27,11 @@ from tunesmith.data.split import split_of
 HERE = pathlib.Path(__file__).parent
 SEED = 17
 SHARES = {"train": 0.55, "tune": 0.10, "holdout": 0.25, "bench": 0.10}
-SYSTEM = (
-    "You are the Riverbend Power & Water desk. Answer by policy, then end with Route: and one of billing, payments, "
-    "outages, quality, moving, meters, leaks, assistance, solar, plans, account, safety."
-)
-SCENARIO_SPLITS = ["train"] * 6 + ["tune"] + ["holdout"] * 3 + ["bench"]
+SYSTEM = "You are the Riverbend Power & Water desk. Answer by policy, then name the desk: Route: <desk>."
+SCENARIO_SPLITS = [  # of the policies, by turns
+    ["train"] * 6 + ["tune"] + ["holdout"] * 3 + ["bench"],
+    ["train"] * 7 + ["tune"] + ["holdout"] * 2 + ["bench"],
+]
 QUESTION_SPLITS = ["holdout", "holdout", "tune", "bench"]
 PREFERENCE_SPLITS = ["train"] * 3 + ["tune", "holdout", "bench"]
 FLAWS = {"wrong-fact", "vague", "rude", "invented", "missing-route", "wrong-route"}
@@ -133,7 +133,7 @@ def check_policy(where: str, policy: Policy, facts: list[str]) -> list[str]:
     for scenario in policy.scenarios:
         if len(scenario) < 2:
             problems.append(f"{where}: each scenario needs at least 2 conversations")
-    wanted = {"scenarios": len(SCENARIO_SPLITS), "questions": len(QUESTION_SPLITS), "sanity": 1}
+    wanted = {"scenarios": len(SCENARIO_SPLITS[0]), "questions": len(QUESTION_SPLITS), "sanity": 1}
     wanted["flawed"] = len(PREFERENCE_SPLITS)
     for name, count in wanted.items():
         if len(getattr(policy, name)) != count:
@@ -278,7 +278,8 @@ def add_policy(
     """Add one policy's rows to the output files."""
     labels = {"intent": intent, "policy": policy.id}
     rows = []
-    for scenario, split in zip(policy.scenarios, rng.sample(SCENARIO_SPLITS, 11), strict=True):
+    splits = SCENARIO_SPLITS[len(files["sanity.jsonl"]) % 2]
+    for scenario, split in zip(policy.scenarios, rng.sample(splits, len(splits)), strict=True):
         group = numbering.group(policy.id, split)
         rows += [conversation(turns, group=group, n=n, **labels) for n, turns in enumerate(scenario, 1)]
     files["conversations.jsonl"] += rows

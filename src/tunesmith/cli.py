@@ -8,7 +8,7 @@ import json
 import os
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import click
 
@@ -70,10 +70,9 @@ def experiment_argument(command: Callable[..., Any]) -> Callable[..., Any]:
 
     @click.argument("experiment", default=EXPERIMENT)
     @click.option("--set", "assignments", multiple=True, metavar="FIELD=VALUE", help="Override a field.")
-    @click.pass_context
     @functools.wraps(command)
-    def wrapped(ctx: click.Context, experiment: str, assignments: tuple[str, ...], **options: Any) -> Any:
-        values = parse_assignments(assignments) | parse_extra_arguments(ctx.args)
+    def wrapped(experiment: str, assignments: tuple[str, ...], **options: Any) -> Any:
+        values = parse_assignments(assignments) | parse_extra_arguments(click.get_current_context().args)
         return command(apply(Experiment.from_yaml(experiment), values), **options)
 
     return wrapped
@@ -98,9 +97,9 @@ def doctor(reap: bool) -> tuple[Any, str]:
 @json_option
 def audit(experiment: Experiment) -> tuple[Any, str]:
     """Check the data of EXPERIMENT; fails beyond its limits."""
-    from tunesmith import pipeline
+    from tunesmith.audit.checks import audit_experiment
 
-    report = pipeline.check_data(experiment)
+    report = audit_experiment(experiment)
     text = summary.audit_text(report)
     if not report.passed:
         click.echo(text)
@@ -187,7 +186,7 @@ def whole_story(experiment: Experiment, space: str, policy: str, trials: int) ->
 @click.option("--experiment", default=EXPERIMENT, help="Experiment whose tasks and rows are used.")
 @click.option("--split", default="tune", type=click.Choice(["tune", "bench"]), help="Rows to score on.")
 @json_option
-def evaluate(model: str, experiment: str, split: str) -> tuple[Any, str]:
+def evaluate(model: str, experiment: str, split: Literal["tune", "bench"]) -> tuple[Any, str]:
     """Score MODEL (a run id, or `models:/NAME@ALIAS`) beside its base."""
     loaded = Experiment.from_yaml(experiment)
     from tunesmith import pipeline

@@ -5,15 +5,17 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from tunesmith.audit.checks import audit
+from tunesmith.audit.checks import audit_experiment, require_clean
 from tunesmith.config import overrides
 from tunesmith.config.experiment import Experiment
 from tunesmith.config.policy import Policy
 from tunesmith.config.space import SearchSpace
-from tunesmith.data.dataset import load_dataset, training_rows
+from tunesmith.data.dataset import training_rows
+from tunesmith.data.digest import digest_of
 from tunesmith.data.tasks import load_items, load_tasks
-from tunesmith.errors import ModelError, OutcomeError, RegistryError
+from tunesmith.errors import ModelError, RegistryError
 from tunesmith.gate.decide import Evidence, decide
+from tunesmith.models.device import place
 from tunesmith.models.references import resolve
 from tunesmith.progress import Bar, Progress
 from tunesmith.records import AuditReport, Scores, TrainedRun, Verdict
@@ -48,22 +50,13 @@ class SweepOutcome:
     verdict: Verdict
 
 
-def check_data(experiment: Experiment) -> AuditReport:
-    """Audit the experiment's rows."""
-    return audit(load_dataset(experiment), experiment.data.audit)
-
-
-def require_clean(experiment: Experiment) -> AuditReport:
-    """Audit the experiment's rows; raises `OutcomeError` when they are beyond its limits."""
-    report = check_data(experiment)
-    failed = [finding for finding in report.findings if not finding.passed]
-    if failed:
-        worst = failed[0]
-        example = f" (first: {worst.examples[0]})" if worst.examples else ""
-        raise OutcomeError(
-            f"{experiment.path}: the data fails its audit: {worst.check}: {worst.count}, {worst.detail}{example}; "
-            "run `tunesmith audit` for all findings"
-        )
+def preflight(experiment: Experiment) -> AuditReport:
+    """Find out whatever would stop a run later: data, tasks, device, base model. Writes nothing."""
+    report = require_clean(experiment)
+    for split in ("tune", "holdout"):
+        load_items(load_tasks(experiment), experiment, split)
+    place(experiment.model)
+    resolve(experiment.model.base, revision=experiment.model.revision)
     return report
 
 
@@ -71,7 +64,7 @@ def train_one(experiment: Experiment, progress: Progress) -> tuple[str, TrainedR
     """One training run, scored on the whole tune split; returns its run id, its training and its scores."""
     from tunesmith.sweep.workbench import Workbench
 
-    report = require_clean(experiment)
+    report = preflight(experiment)
     run = runs.adopt_or_create(experiment.name, f"{experiment.name}-{experiment.method.kind}", kind="sft")
     with runs.recording(run), tempfile.TemporaryDirectory(dir=store.state_folder()) as folder:
         bench = Workbench(experiment)
@@ -79,6 +72,8 @@ def train_one(experiment: Experiment, progress: Progress) -> tuple[str, TrainedR
         run.new_params({name: overrides.get(experiment, name) for name in overrides.field_names(SHOWN)})
         ready = bench.ready()
         progress.note(f"model {experiment.model.base} on {ready.placement}")
+        share, preview = bench.mask(experiment)
+        progress.note(f"{share:.1%} of the training tokens count in the loss: what stands between ⟦ and ⟧\n{preview}")
         shared = {"base_sha256": ready.base_sha256, "threads": ready.threads, "seed": experiment.seed}
         run.tags({**shared, "command": run_command(experiment), **runs.provenance()})
         log_dataset(run, training_rows(bench.dataset, experiment.data), context="training")
@@ -118,7 +113,7 @@ def log_run(run: Run, experiment: Experiment, report: AuditReport) -> None:
     """Log what decides a run: its resolved configuration and the audit of its data."""
     tree = experiment.tree()
     run.json(tree, "experiment.json")
-    run.tags({"config_sha256": studies.digest_of(tree), "data_sha256": report.data_digest})
+    run.tags({"config_sha256": digest_of(tree), "data_sha256": report.data_digest})
     run.metrics(dict(report.metrics))
 
 
@@ -127,8 +122,7 @@ def sweep(
 ) -> SweepOutcome:
     """Search, confirm the best, score the winner once on the holdout, register it as candidate."""
     space.check_against(experiment)
-    load_items(load_tasks(experiment), experiment, "holdout")  # a missing task file fails here, not at the end
-    report = require_clean(experiment)
+    report = preflight(experiment)
     parent, study = open_sweep(experiment, space, report, resume=resume)
     with runs.recording(parent):
         log_run(parent, experiment, report)
@@ -205,7 +199,7 @@ def log_winner(parent: Run, study: SweepStudy, winner: Candidate, scores: Scores
 def register(experiment: Experiment, policy: Policy, run_id: str, scores: Scores) -> str:
     """Package a run's adapter and register it as candidate; returns the version's number."""
     run = runs.attach(run_id)
-    report = check_data(experiment)
+    report = audit_experiment(experiment)
     contents = Contents(
         base=resolve(experiment.model.base, revision=experiment.model.revision),
         experiment=experiment.tree(),

@@ -25,8 +25,8 @@ class Bar:
 
     def step(self, values: Mapping[str, float], step: int) -> None:
         """An optimiser step is done."""
-        shown = {"loss": f"loss {values['train/loss']:.3f}"} if "train/loss" in values else {}
-        self.bars.update(self.task, completed=step, **shown)
+        if "train/loss" in values:
+            self.bars.update(self.task, completed=step, loss=f"loss {values['train/loss']:.3f}")
 
 
 class Progress:

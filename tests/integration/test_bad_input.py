@@ -6,7 +6,8 @@ import pytest
 
 
 def refused(done, message, *, code=2):
-    assert done.returncode == code, done.stderr
+    """The outcome of a command run in this process or in one of its own."""
+    assert (done.exit_code if hasattr(done, "exit_code") else done.returncode) == code, done.stderr
     lines = [line for line in done.stderr.splitlines() if line.strip()]
     assert len(lines) == 1, done.stderr
     assert lines[0].startswith("error: ")
@@ -57,10 +58,10 @@ SWEEP = ("sweep", "experiments/smoke.yaml", "--space", "search_spaces/smoke.yaml
         ("experiments/smoke/tasks/quiz.yaml", "multiple_choice", "multiple", "quiz.yaml:2: measure: input should be"),
     ],
 )
-def test_a_wrong_file_is_refused_before_anything_is_written(project, tunesmith, file, old, new, message):
+def test_a_wrong_file_is_refused_before_anything_is_written(project, invoke, file, old, new, message):
     edit(project, file, old, new)
     before = (project / "mlflow.db").read_bytes()
-    refused(tunesmith(*SWEEP), message)
+    refused(invoke(*SWEEP), message)
     assert (project / "mlflow.db").read_bytes() == before
     assert not (project / "optuna.db").exists()
     assert not (project / "mlruns").exists()
@@ -75,29 +76,27 @@ def test_a_wrong_file_is_refused_before_anything_is_written(project, tunesmith, 
         ('{"id": "x", "group": "x"}\n', "conversations.jsonl:81: messages: a list of at least"),
     ],
 )
-def test_a_broken_line_of_data_is_named(project, tunesmith, line, message):
+def test_a_broken_line_of_data_is_named(project, invoke, line, message):
     with (project / "experiments/smoke/conversations.jsonl").open("a") as file:
         file.write(line)
-    refused(tunesmith("audit", "experiments/smoke.yaml"), message)
+    refused(invoke("audit", "experiments/smoke.yaml"), message)
 
 
-def test_data_that_fails_its_audit_is_not_trained_on(project, tunesmith):
+def test_data_that_fails_its_audit_is_not_trained_on(project, invoke):
     path = project / "experiments/smoke/conversations.jsonl"
     first = json.loads(path.read_text().splitlines()[0])
     with path.open("a") as file:
         file.write(json.dumps({**first, "id": "copy"}) + "\n")
-    done = tunesmith("audit", "experiments/smoke.yaml")
-    assert done.returncode == 1
+    done = invoke("audit", "experiments/smoke.yaml")
+    assert done.exit_code == 1
     assert "✗ duplicates: 1, 1.23% of all rows" in done.stdout
     assert "copy" in done.stdout
-    refused(tunesmith(*SWEEP), "the data fails its audit: duplicates: 1", code=1)
+    refused(invoke(*SWEEP), "the data fails its audit: duplicates: 1", code=1)
 
 
-def test_a_misspelt_override_is_refused(tunesmith):
-    refused(
-        tunesmith("plan", "experiments/smoke.yaml", "--learning_rte", "1"), "learning_rte: no such experiment field"
-    )
-    refused(tunesmith("plan", "experiments/smoke.yaml", "--set", "epochs=0"), "method.epochs: input should be greater")
+def test_a_misspelt_override_is_refused(invoke):
+    refused(invoke("plan", "experiments/smoke.yaml", "--learning_rte", "1"), "learning_rte: no such experiment field")
+    refused(invoke("plan", "experiments/smoke.yaml", "--set", "epochs=0"), "method.epochs: input should be greater")
 
 
 def test_an_unreachable_server_is_refused(project, tunesmith, monkeypatch):
@@ -114,8 +113,8 @@ def test_an_unreachable_server_is_refused(project, tunesmith, monkeypatch):
     refused(done, "MLFLOW_TRACKING_URI http://127.0.0.1:9: no answer")
 
 
-def test_resuming_nothing_is_refused(tunesmith):
-    refused(tunesmith(*SWEEP, "--resume"), "--resume: no sweep of smoke is recorded")
+def test_resuming_nothing_is_refused(invoke):
+    refused(invoke(*SWEEP, "--resume"), "--resume: no sweep of smoke is recorded")
 
 
 def test_promoting_and_rolling_back_nothing_are_refused(tunesmith):
@@ -131,8 +130,9 @@ def test_json_is_one_line(tunesmith):
     assert done.stdout.count("\n") == 1
 
 
-def test_a_plan_trains_nothing_and_shows_the_mask(project, tunesmith):
-    done = tunesmith("plan", "experiments/smoke.yaml", check=True)
+def test_a_plan_trains_nothing_and_shows_the_mask(project, invoke):
+    done = invoke("plan", "experiments/smoke.yaml")
+    assert done.exit_code == 0
     assert "Route: opposites<|end|>⟧" in done.stdout
     assert "steps     8 (8 an epoch)" in done.stdout
     assert not (project / "mlruns").exists()

@@ -55,7 +55,7 @@ def train(experiment, folder, listener, *, rows=24):
 
 @pytest.fixture
 def smoke():
-    values = {"learning_rate": 2e-2, "epochs": 3}
+    values = {"learning_rate": 5e-2, "epochs": 3}
     return overrides.apply(Experiment.from_yaml(ROOT / "experiments/smoke.yaml"), values)
 
 
@@ -95,9 +95,7 @@ def test_a_training_stops_where_its_reporter_says(smoke, tmp_path):
 
 
 def test_an_exploding_loss_fails_the_training(smoke, tmp_path):
-    wild = overrides.apply(
-        smoke, {"learning_rate": 0.99, "max_grad_norm": 1e9, "scheduler": "constant", "alpha": 1e30, "epochs": 5}
-    )
+    wild = overrides.apply(smoke, {"learning_rate": 0.99, "max_grad_norm": 1e9, "scheduler": "constant", "alpha": 3e38})
     with pytest.raises(TrainingError, match=r"the loss became (nan|inf) at step \d+; lower method.learning_rate"):
         train(wild, tmp_path, Listener())
 
@@ -106,14 +104,16 @@ def test_schedule_and_decay_reach_the_optimiser(smoke, tmp_path):
     listener = Listener()
     train(overrides.apply(smoke, {"scheduler": "linear", "warmup": 0.0}), tmp_path, listener)
     rates = [values["train/learning_rate"] for _, values in listener.values if "train/learning_rate" in values]
-    assert rates[0] == pytest.approx(2e-2)
+    assert rates[0] == pytest.approx(5e-2)
     assert rates == sorted(rates, reverse=True)
-    assert rates[-1] < 0.1 * rates[0]
+    assert rates[-1] < 0.2 * rates[0]
 
 
 def test_sft_writes_its_run(project, tunesmith):
     done = tunesmith("sft", "experiments/smoke.yaml", "--json", "--learning_rate", "2e-3", check=True)
     value = json.loads(done.stdout)
+    assert "of the training tokens count in the loss" in done.stderr
+    assert "⟦" in done.stderr
     client = MlflowClient(f"sqlite:///{project / 'mlflow.db'}")
     run = client.get_run(value["run_id"])
     assert run.info.status == "FINISHED"

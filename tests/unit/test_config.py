@@ -59,7 +59,7 @@ def test_a_whole_experiment_loads_with_defaults(write):
         ("epochs: 2", "epochs: 0", ":5: method.epochs: input should be greater than or equal to 1, not 0"),
         ("name: demo\n", "", ": name: is required"),
         ("tune/intent/", "tune/intnt/", ":6: evaluation: primary must be tune/TASK/METRIC with one of intent"),
-        ("  source: rows.jsonl", "  source: [", ":4: not valid YAML: expected ',' or ']', but got ':'"),
+        ("  source: rows.jsonl", "  source: [", ":5: not valid YAML: expected ',' or ']', but got '<scalar>'"),
     ],
 )
 def test_a_wrong_experiment_is_refused(write, old, new, message):

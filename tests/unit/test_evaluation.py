@@ -85,14 +85,13 @@ def test_multiple_choice_agrees_with_likelihoods_computed_by_hand(tuned_model, t
 
 
 def test_extraction_and_rouge_score_known_replies(tuned_model, tokenizer, task, monkeypatch):
-    replies = iter(["Pay.\nRoute: billing", "Pay.\nRoute: outages", "no route"])
     calls = []
 
-    def generate(self, requests, disable_tqdm=False):
+    def generate(self, requests):
         calls.append(len(requests))
-        return [next(replies) for _ in requests]
+        return ["Pay.\nRoute: billing", "Pay.\nRoute: outages", "no route"]
 
-    monkeypatch.setattr(HFLM, "generate_until", generate)
+    monkeypatch.setattr(LiveModel, "_greedy", generate)
     tasks = {
         "intent": task("measure: extract\npattern: 'Route: ([a-z]+)\\s*$'\n", "intent"),
         "reply": task("measure: rouge\n", "reply"),
@@ -103,6 +102,31 @@ def test_extraction_and_rouge_score_known_replies(tuned_model, tokenizer, task, 
     rouge = [scored.items["reply"][f"r{n}"]["rouge_l"] for n in range(3)]
     assert rouge[0] == 1.0 > rouge[1] > rouge[2]
     assert scored.metrics["tune/intent/exact_match"] == pytest.approx(1 / 3)
+
+
+def test_greedy_replies_agree_with_transformers(tuned_model, tokenizer, task):
+    scored = run(tuned_model, tokenizer, task("measure: rouge\nmax_tokens: 12\n"), ROWS)
+    replies = {s["id"]: s["filtered_resps"][0] for s in scored.samples if s["task"] == "task"}
+    for row in ROWS:
+        prompt = tokenizer.apply_chat_template(
+            row["messages"][:-1], add_generation_prompt=True, return_tensors="pt", return_dict=True
+        )
+        output = tuned_model.generate(**prompt, max_new_tokens=12, do_sample=False)
+        assert replies[row["id"]] == tokenizer.decode(
+            output[0, prompt["input_ids"].shape[1] :], skip_special_tokens=True
+        )
+
+
+def test_rows_that_end_leave_the_batch(tuned_model, tokenizer):
+    """Whatever token ends a reply, each row's reply is what it is alone."""
+    from tunesmith.models.prefix import greedy
+
+    base = tuned_model.get_base_model()
+    contexts = [tokenizer(f"The same beginning: {text}")["input_ids"] for text in ("a", "bb", "ccc", "dddd", "e")]
+    whole = [greedy(base, [context], limit=10, ends=set())[0] for context in contexts]
+    for end in {token for reply in whole for token in reply}:
+        together = greedy(base, contexts, limit=10, ends={end})
+        assert together == [reply[: reply.index(end)] if end in reply else reply for reply in whole]
 
 
 def test_perplexity_is_per_token_of_the_reference(tuned_model, tokenizer, task):

@@ -1,14 +1,35 @@
-"""Checks over a data set's rows. Pure."""
+"""Checks over a data set's rows."""
 
 from collections import defaultdict
 from collections.abc import Sequence
 
-from tunesmith.config.experiment import AuditLimits
+from tunesmith.config.experiment import AuditLimits, Experiment
+from tunesmith.data.dataset import load_dataset
 from tunesmith.data.digest import canonical
 from tunesmith.data.formats import user_text
+from tunesmith.errors import OutcomeError
 from tunesmith.records import AuditReport, Dataset, Finding, Row
 
 EXAMPLES = 5
+
+
+def audit_experiment(experiment: Experiment) -> AuditReport:
+    """Audit the rows of an experiment against its own limits."""
+    return audit(load_dataset(experiment), experiment.data.audit)
+
+
+def require_clean(experiment: Experiment) -> AuditReport:
+    """Audit the rows of an experiment; raises `OutcomeError` when they are beyond its limits."""
+    report = audit_experiment(experiment)
+    failed = [finding for finding in report.findings if not finding.passed]
+    if failed:
+        worst = failed[0]
+        example = f" (first: {worst.examples[0]})" if worst.examples else ""
+        raise OutcomeError(
+            f"{experiment.path}: the data fails its audit: {worst.check}: {worst.count}, {worst.detail}{example}; "
+            "run `tunesmith audit` for all findings"
+        )
+    return report
 
 
 def audit(dataset: Dataset, limits: AuditLimits) -> AuditReport:

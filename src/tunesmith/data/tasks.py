@@ -30,7 +30,7 @@ def load_tasks(experiment: Experiment) -> dict[str, Task]:
 
 def load_items(tasks: Mapping[str, Task], experiment: Experiment, split: str) -> dict[str, Sequence[Row]]:
     """All items of a split by task; raises `DataError` when a task has none there."""
-    items = {}
+    items: dict[str, Sequence[Row]] = {}
     for name, task in tasks.items():
         rows = load_rows(item_file(task, experiment), item_check(task))
         items[name] = deal(rows, experiment.data)[split].rows
@@ -55,16 +55,17 @@ def fewer_items(
     """A stratified subset of tune items: at most `trial_items` rows over all tasks.
 
     Tasks over the same file share their rows. The file of the primary metric's task gets half of
-    the rows (all of its own with `keep_primary`), the others share the rest.
+    the rows, the others share the rest. With `keep_primary`, that one task keeps all of its rows.
     """
-    primary = item_file(tasks[experiment.evaluation.primary.split("/")[1]], experiment)
+    name_of_primary = experiment.evaluation.primary.split("/")[1]
+    primary = item_file(tasks[name_of_primary], experiment)
     files = {item_file(task, experiment) for task in tasks.values()}
     limit = experiment.evaluation.trial_items
     half = limit if len(files) == 1 else limit // 2
     rest = (limit - half) // max(1, len(files) - 1)
-    chosen = {}
+    chosen: dict[str, Sequence[Row]] = {}
     for name, rows in items.items():
-        is_primary = item_file(tasks[name], experiment) == primary
-        count = len(rows) if is_primary and keep_primary else half if is_primary else rest
-        chosen[name] = stratified(rows, count, by=experiment.data.stratify_by)
+        count = half if item_file(tasks[name], experiment) == primary else rest
+        whole = keep_primary and name == name_of_primary
+        chosen[name] = rows if whole else stratified(rows, count, by=experiment.data.stratify_by)
     return chosen

@@ -68,7 +68,7 @@ def extract(task: Task) -> list[tuple[str, Config]]:
 
     def process(doc: Doc, results: Sequence[str]) -> dict[str, float]:
         found = pattern.search(results[0])
-        return {"exact_match": float(bool(found) and found.group(1) == doc[task.answer])}
+        return {"exact_match": float(found is not None and found.group(1) == doc[task.answer])}
 
     config = {**generation(task), "doc_to_target": lambda doc: doc[task.answer], "process_results": process}
     return [("", {**config, "metric_list": metrics("exact_match")})]

@@ -45,6 +45,9 @@ def bundled_path(name: str) -> pathlib.Path:
             return target
         except manifest.ManifestError as error:
             warnings.warn(f"{error}; building it again", stacklevel=2)
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()
     with manifest.writing(target) as folder:
         BUILDERS[name](folder)
     return target

@@ -30,10 +30,15 @@ def scales_logits(model: PreTrainedModel) -> bool:
     return any(getattr(config, name, None) not in (None, 1, 1.0) for name in LOGIT_SCALES)
 
 
+def at_least_float32(values: torch.Tensor) -> torch.Tensor:
+    """Values in float32, or in float64 if that is what they are."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))
+
+
 def can_share(model: PreTrainedModel) -> bool:
     """Whether the model's cache allows sharing: every layer attends fully, nothing is recomputed."""
     layers = set(getattr(model.config.get_text_config(), "layer_types", None) or ["full_attention"])
-    return layers == {"full_attention"} and not model.is_gradient_checkpointing
+    return layers == {"full_attention"} and not model.is_activation_checkpointing
 
 
 def shared_length(rows: torch.Tensor) -> int:
@@ -162,11 +167,11 @@ def _score(model: PreTrainedModel, states: torch.Tensor, replies: Sequence[Seque
     flat = torch.cat([row[:length] for row, length in zip(states, lengths, strict=True)])
     targets = torch.tensor([token for reply in replies for token in reply], device=flat.device)
     logprobs, hits = [], []
-    for rows, wanted in zip(flat.split(HEAD_ROWS), targets.split(HEAD_ROWS), strict=True):
-        logits = model.get_output_embeddings()(rows).float()
+    for rows, wanted in zip(torch.split(flat, HEAD_ROWS), torch.split(targets, HEAD_ROWS), strict=True):
+        logits = at_least_float32(model.get_output_embeddings()(rows))
         logprobs.append(logits.gather(1, wanted[:, None])[:, 0] - logits.logsumexp(1))
         hits.append(logits.argmax(1) == wanted)
-    per_reply = zip(torch.cat(logprobs).split(lengths), torch.cat(hits).split(lengths), strict=True)
+    per_reply = zip(torch.split(torch.cat(logprobs), lengths), torch.split(torch.cat(hits), lengths), strict=True)
     return [(float(values.sum()), bool(greedy_hits.all())) for values, greedy_hits in per_reply]
 
 

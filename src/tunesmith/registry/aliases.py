@@ -4,6 +4,8 @@ import json
 import time
 from dataclasses import dataclass
 
+from mlflow.exceptions import MlflowException
+
 from tunesmith.errors import RegistryError
 from tunesmith.registry.versions import by_alias, set_alias
 from tunesmith.tracking import store
@@ -24,7 +26,10 @@ class Reign:
 
 def history(name: str) -> list[Reign]:
     """The champions of a model up to the present one, oldest first; a rollback removes the last."""
-    tags = store.client().get_registered_model(name).tags
+    try:
+        tags = store.client().get_registered_model(name).tags
+    except MlflowException:
+        raise RegistryError(f"{name}: is not in the registry of {store.tracking_uri()}") from None
     return [Reign(**entry) for entry in json.loads(tags.get(HISTORY, "[]"))]
 
 

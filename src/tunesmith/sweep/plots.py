@@ -63,7 +63,7 @@ def importances(study: SweepStudy) -> dict[str, float]:
 def page(study: SweepStudy, *, title: str) -> str:
     """The plots as one HTML page; a plot that too few trials allow is left out."""
     copy = with_all_trials(study)
-    figures = []
+    figures: list[str] = []
     for name, plot in PLOTS.items():
         if name == "Importances" and not importances(study):
             continue

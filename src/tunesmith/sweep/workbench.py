@@ -15,7 +15,7 @@ from tunesmith.models.loading import adapter_effect, attach_saved, detach, load_
 from tunesmith.models.references import resolve
 from tunesmith.records import Scores
 from tunesmith.sweep.protocol import Done, Items, Job, Ready
-from tunesmith.train.encode import Encoded, encode_rows, render
+from tunesmith.train.encode import Encoded, encode_rows, mask_preview, render, supervised_share
 from tunesmith.train.run import Reporter, TrainingData, trained_adapter
 
 
@@ -37,6 +37,11 @@ class Workbench:
     def ready(self) -> Ready:
         """What is loaded."""
         return Ready(self.model.sha256, self.model.revision, self.placement.describe(), self.threads)
+
+    def mask(self, experiment: Experiment) -> tuple[float, str]:
+        """Share of the training tokens that count in the loss, and the first row with these marked."""
+        tokens = self._tokens("train", experiment.data.train_rows)
+        return supervised_share(tokens), mask_preview(self.dataset.train.rows[0], self.tokenizer)
 
     def execute(self, job: Job, reporter: Reporter) -> Done:
         """Do a job; raises `Killed` when the reporter stops it, `TunesmithError` when it fails."""

@@ -6,7 +6,7 @@ import torch
 from torch.nn import functional
 from transformers import PreTrainedModel
 
-from tunesmith.models.prefix import can_share, hidden_states, scales_logits, shared_length
+from tunesmith.models.prefix import at_least_float32, can_share, hidden_states, scales_logits, shared_length
 from tunesmith.train.encode import IGNORED, Encoded
 
 
@@ -27,7 +27,7 @@ def supervised_nll(
     else:
         hidden = hidden_states(model, input_ids, attention_mask, prefix=prefix)
         logits = model.get_output_embeddings()(hidden[:, :-1][kept])
-    return functional.cross_entropy(logits.float(), targets, reduction="sum"), targets.numel()
+    return functional.cross_entropy(at_least_float32(logits), targets, reduction="sum"), targets.numel()
 
 
 def shared_prompt(model: PreTrainedModel, input_ids: torch.Tensor, labels: torch.Tensor) -> int:
