@@ -75,9 +75,9 @@ class Coordinator:
         log_dataset(self.parent, self.dataset.tune, context="tuning")
         return ready
 
-    def child(self, name: str, *, kind: str) -> Run:
+    def child(self, name: str, *, kind: str, tags: dict[str, Any] | None = None) -> Run:
         """A new child run of the sweep."""
-        return runs.create(self.experiment.name, name, kind=kind, parent=self.parent)
+        return runs.create(self.experiment.name, name, kind=kind, parent=self.parent, tags=tags)
 
     def score(self, worker: LocalWorker, run: Run, *, items: Items, adapter: str | None) -> Scores:
         """Score the base or a saved adapter into a child run."""
@@ -120,9 +120,9 @@ class Coordinator:
     def _trial(self, worker: LocalWorker, study: SweepStudy, trial: Trial) -> None:
         experiment = overrides.apply(self.experiment, trial.params)
         name = f"trial-{trial.number:03d}"
-        run = self.child(name, kind="trial")
+        tags = {"command": run_command(experiment), "trial": trial.number, **retry_tags(trial)}
+        run = self.child(name, kind="trial", tags=tags)
         run.params(trial.params)
-        run.tags({"command": run_command(experiment), "trial": trial.number, **retry_tags(trial)})
         job = self._training_job(experiment, run, items="trial", fractions=studies.rungs(self.space))
         try:
             with self.progress.job(name) as bar:
@@ -205,9 +205,9 @@ class Coordinator:
 
     def _train_again(self, worker: LocalWorker, name: str, trial: FrozenTrial, n: int) -> dict[str, Any]:
         experiment = overrides.apply(self.experiment, {**trial.params, "seed": fresh_seed(self.experiment.seed, n)})
-        run = self.child(name, kind="confirmation")
+        tags = {"command": run_command(experiment), "trial": trial.number}
+        run = self.child(name, kind="confirmation", tags=tags)
         run.params({**trial.params, "seed": experiment.seed})
-        run.tags({"command": run_command(experiment), "trial": trial.number})
         job = self._training_job(experiment, run, items="confirmation", fractions=(1.0,))
         with runs.recording(run), self.progress.job(name) as bar:
             done = self._done(worker.execute(job, Listener(self._logger(run, bar), lambda _: True)))

@@ -117,13 +117,19 @@ class Run:
         store.client().set_terminated(self.id, status)
 
 
-def create(experiment: str, name: str, *, kind: str, parent: Run | None = None) -> Run:
-    """Create a run, as a child of `parent` if given, in the parent's MLflow experiment."""
+def create(
+    experiment: str, name: str, *, kind: str, parent: Run | None = None, tags: Mapping[str, Any] | None = None
+) -> Run:
+    """Create a run, as a child of `parent` if given, in the parent's MLflow experiment.
+
+    `tags`, set under `tunesmith.`, are there as soon as the run is: nothing can die in between.
+    """
     experiment_id = parent.experiment_id if parent else store.experiment_id(experiment)
-    tags = {"mlflow.runName": name, "mlflow.user": _user(), **_identity(kind)}
+    own = {f"{TAG}{key}": str(value)[:MAX_TAG_LENGTH] for key, value in (tags or {}).items()}
+    all_tags = {"mlflow.runName": name, "mlflow.user": _user(), **_identity(kind), **own}
     if parent:
-        tags["mlflow.parentRunId"] = parent.id
-    created = store.client().create_run(experiment_id, run_name=name, tags=tags)
+        all_tags["mlflow.parentRunId"] = parent.id
+    created = store.client().create_run(experiment_id, run_name=name, tags=all_tags)
     return Run(created.info.run_id, experiment_id)
 
 
