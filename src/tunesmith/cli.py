@@ -15,11 +15,13 @@ import click
 from tunesmith import summary
 from tunesmith.config import Experiment, Policy, SearchSpace
 from tunesmith.config.overrides import apply, parse_assignments, parse_extra_arguments
-from tunesmith.errors import OutcomeError, TunesmithError
+from tunesmith.errors import OutcomeError, Terminated, TunesmithError
 from tunesmith.progress import Progress
 
 EXPERIMENT, SPACE, POLICY = "experiments/support.yaml", "search_spaces/sft.yaml", "registry/support-bot.yaml"
 TRIALS = 6
+
+INTERRUPTED, TERMINATED = 130, 143  # as shells report SIGINT and SIGTERM
 
 OVERRIDABLE = {"ignore_unknown_options": True, "allow_extra_args": True}
 
@@ -34,6 +36,10 @@ class OneLineErrors(click.Group):
         except TunesmithError as error:
             click.echo(f"error: {error}", err=True)
             ctx.exit(error.exit_code)
+        except KeyboardInterrupt as stop:
+            again = "; go on with the same command and --resume (mlflow run: -P resume=yes)"
+            click.echo(f"interrupted{again if ctx.invoked_subcommand == 'sweep' else ''}", err=True)
+            ctx.exit(TERMINATED if isinstance(stop, Terminated) else INTERRUPTED)
 
 
 @click.group(cls=OneLineErrors, context_settings={"help_option_names": ["-h", "--help"], "show_default": True})

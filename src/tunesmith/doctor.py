@@ -72,7 +72,7 @@ def _device() -> Iterator[Diagnosis]:
     from tunesmith.models.device import place
 
     placement = place(ModelConfig(base="any"))
-    slow = placement.device == "cpu" and "no bfloat16" in placement.reason
+    slow = placement.device == "cpu" and "no faster" in placement.reason
     remedy = "fine for the demo; models above 1B weights want a CUDA GPU" if slow else ""
     yield Diagnosis("device", "ok", f"{placement.describe()}, {os.cpu_count()} cores", remedy)
 

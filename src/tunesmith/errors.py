@@ -11,6 +11,10 @@ class TunesmithError(Exception):
     exit_code = 2
 
 
+class Terminated(KeyboardInterrupt):
+    """SIGTERM arrived; like Ctrl-C, it ends the work and closes its runs."""
+
+
 class ConfigError(TunesmithError, ValueError):
     """An experiment, search space, policy or option is wrong."""
 

@@ -218,8 +218,10 @@ def test_sigterm_ends_a_sweep_with_every_run_closed(project):
     sweep = start_sweep(project)
     wait_for_trial(project, 1)
     sweep.send_signal(signal.SIGTERM)
-    sweep.wait(timeout=30)
-    assert sweep.returncode != 0
+    _, errors = sweep.communicate(timeout=30)
+    assert sweep.returncode == 143
+    assert errors.strip().endswith("go on with the same command and --resume (mlflow run: -P resume=yes)")
+    assert "Traceback" not in errors
     client = MlflowClient(f"sqlite:///{project / 'mlflow.db'}")
     everything = [run for found in runs_by_kind(client).values() for run in found]
     assert {run.info.status for run in everything} <= {"FINISHED", "KILLED"}

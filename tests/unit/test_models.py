@@ -1,5 +1,6 @@
 """Model references, bundled models and where they run."""
 
+import json
 import pathlib
 import shutil
 
@@ -73,7 +74,21 @@ def test_cuda_asked_for_and_absent():
 
 
 def test_precision_follows_the_processor(monkeypatch):
+    monkeypatch.setattr(device, "cpu_gains_by_bfloat16", lambda: True)
     for name, dtype in (("avx512_bf16", torch.bfloat16), ("avx2", torch.float32)):
         monkeypatch.setattr(torch.cpu, "get_capabilities", lambda name=name: {name: True})
         assert device.place(ModelConfig(base="x", device="cpu")).dtype == dtype
     assert device.place(ModelConfig(base="x", device="cpu", dtype="bfloat16")).dtype == torch.bfloat16
+
+
+def test_the_gain_by_bfloat16_is_measured_once_per_machine(tmp_path, monkeypatch):
+    monkeypatch.setenv("TUNESMITH_CACHE", str(tmp_path))
+    device.bfloat16_speedup.cache_clear()
+    measured = device.bfloat16_speedup()
+    assert 0.05 < measured < 20
+    assert device.cpu_gains_by_bfloat16() == (measured > 1)
+    kept = json.loads((tmp_path / "bfloat16.json").read_text())
+    assert list(kept.values()) == [measured]
+    for other in (0.5, 2.0):
+        (tmp_path / "bfloat16.json").write_text(json.dumps(dict.fromkeys(kept, other)))
+        assert device.cpu_gains_by_bfloat16() == (other > 1)

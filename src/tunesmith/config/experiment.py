@@ -79,7 +79,7 @@ class ModelConfig(Section):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to run; auto takes CUDA when it is there."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Precision of the frozen base; auto takes bfloat16 where the hardware computes in it."""
+    """Precision of the frozen base; auto takes bfloat16 where it is faster."""
     attention: Literal["auto", "eager", "sdpa", "flash_attention_2"] = "auto"
     """Attention kernel; auto takes the fastest one present."""
 

@@ -35,8 +35,10 @@ def full_name(name: str) -> str:
     for section in SHORT_SECTIONS:
         if f"{section}.{name}" in known:
             return f"{section}.{name}"
-    short = [short_name(field) for field in known]
-    raise ConfigError(f"{name}: no such experiment field{suggestion(name, [*known, *short])}")
+    by_short = {short_name(field): field for field in known}
+    if name in by_short:
+        raise ConfigError(f"{name}: write the whole name, {by_short[name]}")
+    raise ConfigError(f"{name}: no such experiment field{suggestion(name, [*known, *by_short])}")
 
 
 def short_name(name: str) -> str:

@@ -23,16 +23,12 @@ from typing import Any
 from mlflow.entities import Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 
-from tunesmith.errors import TrackingError
+from tunesmith.errors import Terminated, TrackingError
 from tunesmith.tracking import store
 
 TAG = "tunesmith."
 MAX_TAG_LENGTH = 5000
 FLUSH_SECONDS = 2.0
-
-
-class Terminated(BaseException):
-    """SIGTERM arrived."""
 
 
 class Killed(Exception):
@@ -179,7 +175,7 @@ def recording(run: Run) -> Iterator[Run]:
     with sigterm_raises():
         try:
             yield run
-        except (KeyboardInterrupt, Terminated, Killed) as stop:
+        except (KeyboardInterrupt, Killed) as stop:
             run.finish("KILLED", reason=str(stop) or type(stop).__name__)
             raise
         except BaseException as error:
