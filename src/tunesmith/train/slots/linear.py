@@ -1,0 +1,80 @@
+"""Linear layers that read the same input, with the low-rank products of several slots on top.
+
+Forward, for the rows of slot k:   y = x Wᵀ + (x Aₖᵀ) Bₖᵀ        (Hu et al., 2021; the scale is inside B)
+Backward, given dy:                dh = dy Bₖ,  dAₖ = dhᵀ x,  dBₖ = dyᵀ h,  dx = dy W + dh Aₖ
+
+The products with the frozen W run over the rows of all slots at once; those with A and B touch the
+rows of one slot only, so that a neighbour's infinities stay its own.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch.nn import functional
+
+from tunesmith.train.slots.batch import Span
+from tunesmith.train.slots.stack import Adapters
+
+
+@dataclass(frozen=True)
+class Frozen:
+    """The base's weights [outputs, inputs] and biases of a group, by member."""
+
+    weights: tuple[torch.Tensor, ...]
+    biases: tuple[torch.Tensor | None, ...]
+
+
+def forward(
+    frozen: Frozen, adapters: Adapters | None, x: torch.Tensor, spans: Sequence[Span]
+) -> tuple[list[torch.Tensor], torch.Tensor | None]:
+    """Outputs of a group's layers for x [tokens, inputs], and x Aᵀ [tokens, targets · rank] for `backward`."""
+    outputs = [functional.linear(x, weight, bias) for weight, bias in zip(frozen.weights, frozen.biases, strict=True)]
+    if adapters is None:
+        return outputs, None
+    hidden = x.new_empty(len(x), adapters.a.shape[1])
+    rank = adapters.rank
+    for k, (start, end) in enumerate(spans):
+        torch.mm(x[start:end], adapters.a[k].T, out=hidden[start:end])
+        for n, member in enumerate(adapters.members):
+            part = hidden[start:end, n * rank : (n + 1) * rank]
+            outputs[member][start:end].addmm_(part, adapters.b[n][k].T)
+    return outputs, hidden
+
+
+def backward(
+    frozen: Frozen,
+    adapters: Adapters | None,
+    gradients: Sequence[torch.Tensor],
+    saved: tuple[torch.Tensor, torch.Tensor | None],
+    spans: Sequence[Span],
+    *,
+    need_input: bool = True,
+) -> torch.Tensor | None:
+    """Gradient of the input from those of the outputs; the adapters' gradients are written into their stack.
+
+    `saved` is the input and what `forward` gave with it. Without `need_input`, None.
+    """
+    x, hidden = saved
+    below = _through_base(frozen, gradients) if need_input else None
+    if adapters is None or hidden is None:
+        return below
+    rank = adapters.rank
+    above = torch.empty_like(hidden)
+    for k, (start, end) in enumerate(spans):
+        for n, member in enumerate(adapters.members):
+            columns = slice(n * rank, (n + 1) * rank)
+            gradient = gradients[member][start:end]
+            above[start:end, columns] = gradient @ adapters.b[n][k]
+            torch.mm(gradient.T, hidden[start:end, columns], out=adapters.b_gradient[n][k])
+        torch.mm(above[start:end].T, x[start:end], out=adapters.a_gradient[k])
+        if below is not None:
+            below[start:end].addmm_(above[start:end], adapters.a[k])
+    return below
+
+
+def _through_base(frozen: Frozen, gradients: Sequence[torch.Tensor]) -> torch.Tensor:
+    total = gradients[0] @ frozen.weights[0]
+    for gradient, weight in zip(gradients[1:], frozen.weights[1:], strict=True):
+        total.addmm_(gradient, weight)
+    return total
