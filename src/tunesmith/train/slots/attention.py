@@ -76,7 +76,10 @@ def index(batch: Batch, heads: Heads) -> Index:
     """The index of a batch, the same for all layers."""
     device = batch.ids.device
     query, key_value = torch.arange(heads.query, device=device), torch.arange(heads.key_value, device=device)
-    rows, out_places, key_places, at = [], [], [], 0
+    rows: list[Rows] = []
+    out_places: list[torch.Tensor] = []
+    key_places: list[torch.Tensor] = []
+    at = 0
     for bucket in batch.buckets:
         rows.append(_rows(bucket, batch, heads, at))
         at += bucket.nodes.numel()
@@ -84,7 +87,7 @@ def index(batch: Batch, heads: Heads) -> Index:
         row, position = torch.arange(count, device=device)[:, None], torch.arange(length, device=device)
         before = sum(place.shape[0] * place.shape[1] for place in out_places)
         first = (before * heads.query) + (row[..., None] * heads.query + query) * length
-        out_places.append((first + position[:, None]))
+        out_places.append(first + position[:, None])
         both = torch.arange(2, device=device)[:, None] * count * heads.key_value + key_value
         first = (before * 2 * heads.key_value) + (row[..., None, None] * heads.key_value + both) * length
         key_places.append((first + position[:, None, None]).flatten(2))
@@ -103,8 +106,14 @@ def _rows(bucket: Bucket, batch: Batch, heads: Heads, at: int) -> Rows:
     out = nodes[:, None, :] * heads.query + head[: heads.query]
     here = at + torch.arange(count * length, device=nodes.device).view(count, length)
     used = (batch.home[nodes] == here)[:, None, :, None]
-    parts = (places[:, : ends[0]], places[:, ends[0] : ends[1]], places[:, ends[1] :], out)
-    return Rows((count, length), *(part.flatten() for part in parts), used.to(batch.weights.dtype))
+    return Rows(
+        shape=(count, length),
+        query=places[:, : ends[0]].flatten(),
+        key=places[:, ends[0] : ends[1]].flatten(),
+        value=places[:, ends[1] :].flatten(),
+        out=out.flatten(),
+        used=used.to(batch.weights.dtype),
+    )
 
 
 def _bags(batch: Batch, places: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

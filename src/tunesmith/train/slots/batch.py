@@ -83,7 +83,9 @@ def build(parts: Sequence[Part], *, device: torch.device, dtype: torch.dtype, sh
     trie = _Trie()
     paths: list[list[int]] = []
     spans, loss_spans = [], []
-    states, labels, weights = [], [], []
+    states: list[int] = []
+    labels: list[int] = []
+    weights: list[float] = []
     for part in parts:
         first, first_loss = len(trie.ids), len(states)
         trie.children = {}

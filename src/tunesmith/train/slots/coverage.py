@@ -33,7 +33,7 @@ def covers_model(model: PreTrainedModel) -> str | None:
     if rotary not in ROTARY:
         return f"rotary positions of kind {rotary}"
     layers = set(getattr(config, "layer_types", None) or ["full_attention"])
-    if layers != {"full_attention"} or getattr(config, "sliding_window", None) and name == "MistralForCausalLM":
+    if layers != {"full_attention"} or (getattr(config, "sliding_window", None) and name == "MistralForCausalLM"):
         return "attention over a sliding window"
     if getattr(config, "attention_dropout", 0.0):
         return f"attention dropout of {config.attention_dropout}"

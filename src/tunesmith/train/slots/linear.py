@@ -42,23 +42,19 @@ def forward(
     return outputs, hidden
 
 
-def backward(
-    frozen: Frozen,
+def adapter_gradients(
     adapters: Adapters | None,
     gradients: Sequence[torch.Tensor],
     saved: tuple[torch.Tensor, torch.Tensor | None],
     spans: Sequence[Span],
-    *,
-    need_input: bool = True,
 ) -> torch.Tensor | None:
-    """Gradient of the input from those of the outputs; the adapters' gradients are written into their stack.
+    """Write the gradients of A and B into their stack; returns that of x Aᵀ, for `input_gradient`.
 
-    `saved` is the input and what `forward` gave with it. Without `need_input`, None.
+    `gradients` are those of the outputs; `saved` is the input and what `forward` gave with it.
     """
     x, hidden = saved
-    below = _through_base(frozen, gradients) if need_input else None
     if adapters is None or hidden is None:
-        return below
+        return None
     rank = adapters.rank
     above = torch.empty_like(hidden)
     for k, (start, end) in enumerate(spans):
@@ -68,13 +64,21 @@ def backward(
             above[start:end, columns] = gradient @ adapters.b[n][k]
             torch.mm(gradient.T, hidden[start:end, columns], out=adapters.b_gradient[n][k])
         torch.mm(above[start:end].T, x[start:end], out=adapters.a_gradient[k])
-        if below is not None:
-            below[start:end].addmm_(above[start:end], adapters.a[k])
-    return below
+    return above
 
 
-def _through_base(frozen: Frozen, gradients: Sequence[torch.Tensor]) -> torch.Tensor:
+def input_gradient(
+    frozen: Frozen,
+    adapters: Adapters | None,
+    gradients: Sequence[torch.Tensor],
+    above: torch.Tensor | None,
+    spans: Sequence[Span],
+) -> torch.Tensor:
+    """Gradient of the input, [tokens, inputs]; `above` is what `adapter_gradients` gave."""
     total = gradients[0] @ frozen.weights[0]
     for gradient, weight in zip(gradients[1:], frozen.weights[1:], strict=True):
         total.addmm_(gradient, weight)
+    if adapters is not None and above is not None:
+        for k, (start, end) in enumerate(spans):
+            total[start:end].addmm_(above[start:end], adapters.a[k])
     return total

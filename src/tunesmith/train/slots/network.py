@@ -4,16 +4,16 @@ Only the gradients of the adapters are wanted, so the backward pass is written o
 need, frees each block's part as it goes, and stops where no adapter lies below.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from torch import nn
 from transformers import PreTrainedModel
 
 from tunesmith.models.prefix import at_least_float32
 from tunesmith.train.slots import attention, linear, pieces
-from tunesmith.train.slots.batch import Batch
+from tunesmith.train.slots.batch import Batch, Span
 from tunesmith.train.slots.layout import MEMBERS
 from tunesmith.train.slots.stack import Adapters
 
@@ -99,13 +99,12 @@ class Network:
         states = x.index_select(0, batch.states)
         hidden, inverse = self._final(states)
         losses, gradient = pieces.head(hidden, self.output, batch, need_gradient=True)
-        assert gradient is not None  # noqa: S101 - it was asked for
         gradient = pieces.norm_backward(gradient, states, self.final_norm, inverse)
-        above: torch.Tensor | None = torch.zeros_like(x).index_add_(0, batch.states, gradient)
+        above = torch.zeros_like(x).index_add_(0, batch.states, gradient)
         lowest = min(layer for layer, _ in groups)
         for layer in range(len(self.blocks) - 1, lowest - 1, -1):
-            assert above is not None  # noqa: S101 - only the lowest block gives none
-            above = self._block_backward(layer, above, tapes.pop(), batch, rotary, groups, last=layer == lowest)
+            walk = Walk(self.blocks[layer], layer, tapes.pop(), batch.spans, groups)
+            above = self._block_backward(walk, above, rotary, last=layer == lowest)
         return pieces.by_slot(losses, batch.loss_spans)
 
     def _start(self, batch: Batch) -> tuple[torch.Tensor, Rotary]:
@@ -113,7 +112,8 @@ class Network:
         exact = at_least_float32(x[:1])
         cos, sin = self.model.model.rotary_emb(exact, batch.positions[None])
         index = attention.index(batch, self.heads)
-        return x, Rotary(*(part[0][:, None].to(self.attention_dtype) for part in (cos, sin)), index)
+        cos, sin = (part[0][:, None].to(self.attention_dtype) for part in (cos, sin))
+        return x, Rotary(cos, sin, index)
 
     def _final(self, states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         return pieces.norm(states, self.final_norm, self.epsilon)
@@ -142,41 +142,48 @@ class Network:
         tape = Tape(kept, (x, middle), (first_inverse, second_inverse), saved, gate, up)
         return out.add_(middle), tape
 
-    def _block_backward(
-        self,
-        layer: int,
-        above: torch.Tensor,
-        tape: Tape,
-        batch: Batch,
-        rotary: Rotary,
-        groups: Groups,
-        *,
-        last: bool,
-    ) -> torch.Tensor | None:
-        block, shape = self.blocks[layer], self.heads
-
-        def run(kind: str, gradients: list[torch.Tensor], *, need_input: bool = True) -> torch.Tensor | None:
-            adapters = groups.get((layer, kind))
-            saved = tape.kept.pop(kind)
-            return linear.backward(block.groups[kind], adapters, gradients, saved, batch.spans, need_input=need_input)
-
-        below = run("down", [above])
-        below = run("up", list(pieces.gated_backward(below, tape.gate, tape.up)))
-        above = above + pieces.norm_backward(below, tape.inputs[1], block.norms[1], tape.inverses[1])
-        below = run("out", [above])
-        heads = below.view(-1, shape.width).to(self.attention_dtype)
+    def _block_backward(self, walk: "Walk", above: torch.Tensor, rotary: Rotary, *, last: bool) -> torch.Tensor:
+        """Gradient of a block's input from that of its output; of the `last` block, its adapters' gradients only."""
+        shape, tape, norms = self.heads, walk.tape, walk.block.norms
+        below = walk.back("down", [above])
+        below = walk.back("up", pieces.gated_backward(below, tape.gate, tape.up))
+        above = above + pieces.norm_backward(below, tape.inputs[1], norms[1], tape.inverses[1])
+        heads = walk.back("out", [above]).view(-1, shape.width).to(self.attention_dtype)
         heads = attention.backward(heads, tape.attended, rotary.index, shape)
         turned = shape.query + shape.key_value
         heads[:, :turned] = pieces.rotate_backward(heads[:, :turned], rotary.cos, rotary.sin)
         widths = [shape.query * shape.width, *([shape.key_value * shape.width] * 2)]
-        gradients = list(heads.to(self.dtype).flatten(1).split(widths, dim=1))
-        below = run("qkv", gradients, need_input=not last)
-        if below is None:
-            return None
-        return above.add_(pieces.norm_backward(below, tape.inputs[0], block.norms[0], tape.inverses[0]))
+        gradients = torch.split(heads.to(self.dtype).flatten(1), widths, dim=1)
+        if last:
+            walk.adapters("qkv", gradients)
+            return above
+        below = walk.back("qkv", gradients)
+        return above.add_(pieces.norm_backward(below, tape.inputs[0], norms[0], tape.inverses[0]))
 
 
-def _block(layer: nn.Module) -> Block:
+@dataclass(frozen=True)
+class Walk:
+    """A block on the way back."""
+
+    block: Block
+    layer: int
+    tape: Tape
+    spans: Sequence[Span]
+    groups: Groups
+
+    def adapters(self, kind: str, gradients: Sequence[torch.Tensor]) -> torch.Tensor | None:
+        """Write the gradients of a group's adapters, given those of its outputs."""
+        adapters = self.groups.get((self.layer, kind))
+        return linear.adapter_gradients(adapters, gradients, self.tape.kept.pop(kind), self.spans)
+
+    def back(self, kind: str, gradients: Sequence[torch.Tensor]) -> torch.Tensor:
+        """As `adapters`, and give the gradient of the group's input."""
+        above = self.adapters(kind, gradients)
+        adapters = self.groups.get((self.layer, kind))
+        return linear.input_gradient(self.block.groups[kind], adapters, gradients, above, self.spans)
+
+
+def _block(layer: Any) -> Block:
     groups = {}
     for kind, members in MEMBERS.items():
         modules = [layer.get_submodule(member) for member in members]

@@ -60,15 +60,15 @@ def gated_backward(gradient: torch.Tensor, gate: torch.Tensor, up: torch.Tensor)
 
 def head(
     hidden: torch.Tensor, output: torch.Tensor, batch: Batch, *, need_gradient: bool
-) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Negative log-likelihoods [losses] in nats, and the gradient of `hidden` [losses, width] under the batch's weights.
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Negative log-likelihoods [losses] in nats, and the gradient of `hidden` under the batch's weights.
 
-    `hidden` holds the state before each predicted token, `output` [vocabulary, width] the output layer.
+    `hidden` [losses, width] holds the state before each predicted token, `output` [vocabulary, width] the output layer.
     The gradient of a loss with respect to the logits is softmax − one-hot, so it is computed here, some
-    rows at a time, and the logits of a whole batch are never held.
+    rows at a time, and the logits of a whole batch are never held. Empty without `need_gradient`.
     """
     losses = hidden.new_empty(len(hidden), dtype=batch.weights.dtype)
-    gradient = torch.empty_like(hidden) if need_gradient else None
+    gradient = torch.empty_like(hidden if need_gradient else hidden[:0])
     for start in range(0, len(hidden), HEAD_ROWS):
         rows = slice(start, start + HEAD_ROWS)
         labels = batch.labels[rows, None]
@@ -77,7 +77,7 @@ def head(
         chosen = logits.gather(1, labels)[:, 0]
         total = logits.exp_().sum(-1)
         losses[rows] = total.log() - chosen
-        if gradient is not None:
+        if need_gradient:
             weights = batch.weights[rows]
             logits *= (weights / total)[:, None]
             logits.scatter_add_(1, labels, -weights[:, None])

@@ -132,6 +132,6 @@ class Slot:
             "method": plan.method.model_dump(mode="json"),
             "seed": plan.seed,
             "rows": digest(rows),  # type: ignore[arg-type]
-            "layers": digest({name: "" for name in self.layout.names}),
+            "layers": digest(dict.fromkeys(self.layout.names, "")),
             "size": self.layout.size,
         }
