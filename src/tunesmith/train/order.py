@@ -27,14 +27,6 @@ def epoch_order(lengths: Sequence[int], *, batch_size: int, seed: int, epoch: in
     return order
 
 
-def step_rows(lengths: Sequence[int], *, batch_size: int, seed: int, step: int) -> list[int]:
-    """Row numbers of optimiser step `step`, counted from 0; the last batch of an epoch may be smaller."""
-    per_epoch = steps_per_epoch(len(lengths), batch_size)
-    epoch, batch = divmod(step, per_epoch)
-    order = epoch_order(lengths, batch_size=batch_size, seed=seed, epoch=epoch)
-    return order[batch * batch_size : (batch + 1) * batch_size]
-
-
 def steps_per_epoch(rows: int, batch_size: int) -> int:
     """How many optimiser steps one pass over the rows takes."""
     return -(-rows // batch_size)

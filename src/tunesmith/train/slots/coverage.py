@@ -25,19 +25,19 @@ def covers_model(model: PreTrainedModel) -> str | None:
     name, config = type(model).__name__, model.config
     if name not in ARCHITECTURES:
         return f"{name} is not one of {', '.join(sorted(ARCHITECTURES))}"
-    if getattr(model, "is_quantized", False):
-        return "the base is quantised"
-    if config.hidden_act != "silu" or scales_logits(model):
-        return f"{name} with hidden_act {config.hidden_act} or scaled logits"
-    rotary = model.model.rotary_emb.rope_type
-    if rotary not in ROTARY:
-        return f"rotary positions of kind {rotary}"
     layers = set(getattr(config, "layer_types", None) or ["full_attention"])
-    if layers != {"full_attention"} or (getattr(config, "sliding_window", None) and name == "MistralForCausalLM"):
-        return "attention over a sliding window"
-    if getattr(config, "attention_dropout", 0.0):
-        return f"attention dropout of {config.attention_dropout}"
-    return None
+    rotary = model.model.rotary_emb.rope_type
+    dropout = getattr(config, "attention_dropout", 0.0)
+    windowed = name == "MistralForCausalLM" and config.sliding_window
+    reasons = {
+        "the base is quantised": getattr(model, "is_quantized", False),
+        f"its activation is {config.hidden_act}": config.hidden_act != "silu",
+        "its logits are scaled": scales_logits(model),
+        f"its rotary positions are of kind {rotary}": rotary not in ROTARY,
+        "it attends over a sliding window": windowed or layers != {"full_attention"},
+        f"its attention has a dropout of {dropout}": dropout,
+    }
+    return next((reason for reason, holds in reasons.items() if holds), None)
 
 
 def covers_adapter(model: PreTrainedModel, adapter: AdapterConfig) -> str | None:

@@ -1,17 +1,20 @@
 """One adapter in training: weights, gradient, optimiser, place in its data."""
 
+import hashlib
+import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
 
 from tunesmith.config.experiment import AdapterConfig, Experiment, SftConfig
 from tunesmith.errors import TrainingError
-from tunesmith.manifest import digest
 from tunesmith.train.checkpoint import Checkpoint
 from tunesmith.train.encode import Encoded
-from tunesmith.train.order import step_rows, steps_per_epoch
+from tunesmith.train.order import epoch_order, steps_per_epoch
 from tunesmith.train.slots.layout import Layout
 from tunesmith.train.slots.schedule import learning_rate
 from tunesmith.train.slots.stack import Member
@@ -36,6 +39,17 @@ class Plan:
         """Optimiser steps of the whole training."""
         return steps_per_epoch(len(self.rows), self.method.batch_size) * self.method.epochs
 
+    @cached_property
+    def fingerprint(self) -> dict[str, Any]:
+        """What must be equal for a checkpoint to fit."""
+        rows = json.dumps([[row.input_ids, row.labels] for row in self.rows]).encode()
+        return {
+            **{f"adapter.{key}": value for key, value in self.adapter.model_dump(mode="json").items()},
+            **{f"method.{key}": value for key, value in self.method.model_dump(mode="json").items()},
+            "seed": self.seed,
+            "rows": hashlib.sha256(rows).hexdigest(),
+        }
+
 
 @dataclass(frozen=True)
 class StepResult:
@@ -59,6 +73,7 @@ class Slot:
 
     def __init__(self, plan: Plan, layout: Layout, weights: torch.Tensor) -> None:
         self.plan, self.layout, self.step, self.tokens = plan, layout, 0, 0
+        self.order: tuple[int, list[int]] = (-1, [])
         self.weights = torch.nn.Parameter(weights, requires_grad=True)
         self.gradient = torch.zeros_like(weights)
         decay = plan.method.weight_decay
@@ -79,17 +94,19 @@ class Slot:
         """The rows of the next optimiser step."""
         if self.done:
             raise TrainingError(f"all {self.plan.steps} steps of this training have been taken")
-        rows, method = self.plan.rows, self.plan.method
-        lengths = [len(row.input_ids) for row in rows]
-        chosen = step_rows(lengths, batch_size=method.batch_size, seed=self.plan.seed, step=self.step)
-        return [rows[n] for n in chosen]
+        rows, size = self.plan.rows, self.plan.method.batch_size
+        epoch, batch = divmod(self.step, steps_per_epoch(len(rows), size))
+        if self.order[0] != epoch:
+            lengths = [len(row.input_ids) for row in rows]
+            self.order = (epoch, epoch_order(lengths, batch_size=size, seed=self.plan.seed, epoch=epoch))
+        return [rows[n] for n in self.order[1][batch * size : (batch + 1) * size]]
 
     def update(self, loss: float, rows: Sequence[Encoded]) -> StepResult:
         """Clip by this slot's own norm and step, unless loss or gradient is not finite."""
         method = self.plan.method
         rate = learning_rate(method, self.step, self.plan.steps)
         norm = torch.linalg.vector_norm(self.gradient)
-        finite = bool(torch.isfinite(norm)) and torch.isfinite(torch.tensor(loss)).item()
+        finite = math.isfinite(norm) and math.isfinite(loss)
         if finite:
             self.gradient.mul_(torch.clamp(method.max_grad_norm / (norm + 1e-6), max=1.0))
             self.weights.grad = self.gradient
@@ -107,11 +124,14 @@ class Slot:
         state = self.optimizer.state[self.weights]
         moments = [state.get(name, torch.zeros_like(self.weights)) for name in ("exp_avg", "exp_avg_sq")]
         tensors = dict(zip(("weights", "exp_avg", "exp_avg_sq"), [self.weights.data, *moments], strict=True))
-        return Checkpoint(self.step, tensors, {"tokens": self.tokens, "plan": self.fingerprint()})
+        return Checkpoint(
+            self.step, tensors, {"tokens": self.tokens, "plan": self.plan.fingerprint, "layers": self.layout.names}
+        )
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Go on from a checkpoint of the same plan; raises `TrainingError` naming what differs otherwise."""
-        ours, theirs = self.fingerprint(), checkpoint.record["plan"]
+        ours = {**self.plan.fingerprint, "layers": self.layout.names}
+        theirs = {**checkpoint.record["plan"], "layers": checkpoint.record["layers"]}
         changed = sorted(key for key in {*ours, *theirs} if ours.get(key) != theirs.get(key))
         if changed:
             raise TrainingError(f"the checkpoint belongs to another training: {', '.join(changed)} differ")
@@ -122,16 +142,3 @@ class Slot:
                 "step": torch.tensor(float(self.step)),
                 **{name: checkpoint.tensors[name].to(self.weights) for name in ("exp_avg", "exp_avg_sq")},
             }
-
-    def fingerprint(self) -> dict[str, Any]:
-        """What must be equal for a checkpoint to fit."""
-        plan = self.plan
-        rows = {str(n): [row.input_ids, row.labels] for n, row in enumerate(plan.rows)}
-        return {
-            "adapter": plan.adapter.model_dump(mode="json"),
-            "method": plan.method.model_dump(mode="json"),
-            "seed": plan.seed,
-            "rows": digest(rows),  # type: ignore[arg-type]
-            "layers": digest(dict.fromkeys(self.layout.names, "")),
-            "size": self.layout.size,
-        }
