@@ -11,11 +11,10 @@ from dataclasses import dataclass
 import torch
 
 from tunesmith.train.encode import IGNORED, Encoded
+from tunesmith.train.slots.padded import Padding, Span, padding
 
 BUCKET = 0.7  # a row shorter than this share of its bucket's longest opens the next one
 SHORT = 24  # below this many tokens padding costs less than another bucket
-
-Span = tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -34,10 +33,18 @@ class Bucket:
 
 
 @dataclass(frozen=True)
+class Tokens:
+    """Each slot's nodes, and how they are padded for batched products if that pays."""
+
+    spans: tuple[Span, ...]
+    padding: Padding | None
+
+
+@dataclass(frozen=True)
 class Batch:
     """Nodes, the rows they form, and the losses to be computed.
 
-    `ids` and `positions` are [nodes]; `spans` holds each slot's nodes. `home` [nodes] is a place in all
+    `ids` and `positions` are [nodes]; `tokens` says whose they are. `home` [nodes] is a place in all
     buckets laid end to end where each node stands; `repeated` says whether some node stands in several.
     `states`, `labels` and `weights` are [losses]: after which node which token is predicted, and how
     much it counts; `loss_spans` holds each slot's losses.
@@ -45,7 +52,7 @@ class Batch:
 
     ids: torch.Tensor
     positions: torch.Tensor
-    spans: tuple[Span, ...]
+    tokens: Tokens
     buckets: tuple[Bucket, ...]
     home: torch.Tensor
     repeated: bool
@@ -105,7 +112,7 @@ def build(parts: Sequence[Part], *, device: torch.device, dtype: torch.dtype, sh
     return Batch(
         ids=torch.tensor(trie.ids, device=device),
         positions=torch.tensor(trie.positions, device=device),
-        spans=tuple(spans),
+        tokens=Tokens(tuple(spans), padding(spans, device)),
         buckets=tuple(buckets),
         home=home,
         repeated=repeated,

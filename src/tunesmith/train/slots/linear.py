@@ -13,8 +13,12 @@ from dataclasses import dataclass
 import torch
 from torch.nn import functional
 
-from tunesmith.train.slots.batch import Span
+from tunesmith.train.slots import padded
+from tunesmith.train.slots.batch import Tokens
 from tunesmith.train.slots.stack import Adapters
+
+Saved = tuple[torch.Tensor, torch.Tensor]
+"""The input of a group with adapters, and x Aᵀ [tokens, targets · rank]; padded or not."""
 
 
 @dataclass(frozen=True)
@@ -26,38 +30,39 @@ class Frozen:
 
 
 def forward(
-    frozen: Frozen, adapters: Adapters | None, x: torch.Tensor, spans: Sequence[Span]
-) -> tuple[list[torch.Tensor], torch.Tensor | None]:
-    """Outputs of a group's layers for x [tokens, inputs], and x Aᵀ [tokens, targets · rank] for `backward`."""
+    frozen: Frozen, adapters: Adapters | None, x: torch.Tensor, tokens: Tokens
+) -> tuple[list[torch.Tensor], Saved | None]:
+    """Outputs of a group's layers for x [tokens, inputs], and what their backward pass needs."""
     outputs = [functional.linear(x, weight, bias) for weight, bias in zip(frozen.weights, frozen.biases, strict=True)]
     if adapters is None:
         return outputs, None
+    if tokens.padding is not None:
+        return outputs, padded.forward(adapters, outputs, x, tokens.padding)
     hidden = x.new_empty(len(x), adapters.a.shape[1])
     rank = adapters.rank
-    for k, (start, end) in enumerate(spans):
+    for k, (start, end) in enumerate(tokens.spans):
         torch.mm(x[start:end], adapters.a[k].T, out=hidden[start:end])
         for n, member in enumerate(adapters.members):
             part = hidden[start:end, n * rank : (n + 1) * rank]
             outputs[member][start:end].addmm_(part, adapters.b[n][k].T)
-    return outputs, hidden
+    return outputs, (x, hidden)
 
 
 def adapter_gradients(
-    adapters: Adapters | None,
-    gradients: Sequence[torch.Tensor],
-    saved: tuple[torch.Tensor, torch.Tensor | None],
-    spans: Sequence[Span],
+    adapters: Adapters | None, gradients: Sequence[torch.Tensor], saved: Saved | None, tokens: Tokens
 ) -> torch.Tensor | None:
     """Write the gradients of A and B into their stack; returns that of x Aᵀ, for `input_gradient`.
 
-    `gradients` are those of the outputs; `saved` is the input and what `forward` gave with it.
+    `gradients` are those of the outputs; `saved` is what `forward` gave.
     """
-    x, hidden = saved
-    if adapters is None or hidden is None:
+    if adapters is None or saved is None:
         return None
+    if tokens.padding is not None:
+        return padded.adapter_gradients(adapters, gradients, saved, tokens.padding)
+    x, hidden = saved
     rank = adapters.rank
     above = torch.empty_like(hidden)
-    for k, (start, end) in enumerate(spans):
+    for k, (start, end) in enumerate(tokens.spans):
         for n, member in enumerate(adapters.members):
             columns = slice(n * rank, (n + 1) * rank)
             gradient = gradients[member][start:end]
@@ -72,13 +77,16 @@ def input_gradient(
     adapters: Adapters | None,
     gradients: Sequence[torch.Tensor],
     above: torch.Tensor | None,
-    spans: Sequence[Span],
+    tokens: Tokens,
 ) -> torch.Tensor:
     """Gradient of the input, [tokens, inputs]; `above` is what `adapter_gradients` gave."""
     total = gradients[0] @ frozen.weights[0]
     for gradient, weight in zip(gradients[1:], frozen.weights[1:], strict=True):
         total.addmm_(gradient, weight)
-    if adapters is not None and above is not None:
-        for k, (start, end) in enumerate(spans):
-            total[start:end].addmm_(above[start:end], adapters.a[k])
+    if adapters is None or above is None:
+        return total
+    if tokens.padding is not None:
+        return total.add_(tokens.padding.back(torch.bmm(above, adapters.a)))
+    for k, (start, end) in enumerate(tokens.spans):
+        total[start:end].addmm_(above[start:end], adapters.a[k])
     return total

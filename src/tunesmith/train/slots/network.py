@@ -13,13 +13,11 @@ from transformers import PreTrainedModel
 
 from tunesmith.models.prefix import at_least_float32
 from tunesmith.train.slots import attention, linear, pieces
-from tunesmith.train.slots.batch import Batch, Span
+from tunesmith.train.slots.batch import Batch, Tokens
 from tunesmith.train.slots.layout import MEMBERS
 from tunesmith.train.slots.stack import Adapters
 
 Groups = Mapping[tuple[int, str], Adapters]
-Kept = tuple[torch.Tensor, torch.Tensor | None]
-"""A group's input, and what its adapters made of it."""
 
 
 @dataclass
@@ -34,7 +32,7 @@ class Block:
 class Tape:
     """What one block keeps for its backward pass."""
 
-    kept: dict[str, Kept]
+    kept: dict[str, linear.Saved | None]
     inputs: tuple[torch.Tensor, torch.Tensor]
     inverses: tuple[torch.Tensor, torch.Tensor]
     attended: list[attention.Saved]
@@ -103,7 +101,7 @@ class Network:
         above = torch.zeros_like(x).index_add_(0, batch.states, gradient)
         lowest = min(layer for layer, _ in groups)
         for layer in range(len(self.blocks) - 1, lowest - 1, -1):
-            walk = Walk(self.blocks[layer], layer, tapes.pop(), batch.spans, groups)
+            walk = Walk(self.blocks[layer], layer, tapes.pop(), batch.tokens, groups)
             above = self._block_backward(walk, above, rotary, last=layer == lowest)
         return pieces.by_slot(losses, batch.loss_spans)
 
@@ -121,12 +119,11 @@ class Network:
     def _block_forward(
         self, layer: int, x: torch.Tensor, batch: Batch, rotary: Rotary, groups: Groups
     ) -> tuple[torch.Tensor, Tape]:
-        block, spans, shape = self.blocks[layer], batch.spans, self.heads
-        kept: dict[str, Kept] = {}
+        block, shape = self.blocks[layer], self.heads
+        kept: dict[str, linear.Saved | None] = {}
 
         def run(kind: str, inputs: torch.Tensor) -> list[torch.Tensor]:
-            outputs, hidden = linear.forward(block.groups[kind], groups.get((layer, kind)), inputs, spans)
-            kept[kind] = (inputs, hidden)
+            outputs, kept[kind] = linear.forward(block.groups[kind], groups.get((layer, kind)), inputs, batch.tokens)
             return outputs
 
         normed, first_inverse = pieces.norm(x, block.norms[0], self.epsilon)
@@ -168,19 +165,19 @@ class Walk:
     block: Block
     layer: int
     tape: Tape
-    spans: Sequence[Span]
+    tokens: Tokens
     groups: Groups
 
     def adapters(self, kind: str, gradients: Sequence[torch.Tensor]) -> torch.Tensor | None:
         """Write the gradients of a group's adapters, given those of its outputs."""
         adapters = self.groups.get((self.layer, kind))
-        return linear.adapter_gradients(adapters, gradients, self.tape.kept.pop(kind), self.spans)
+        return linear.adapter_gradients(adapters, gradients, self.tape.kept.pop(kind), self.tokens)
 
     def back(self, kind: str, gradients: Sequence[torch.Tensor]) -> torch.Tensor:
         """As `adapters`, and give the gradient of the group's input."""
         above = self.adapters(kind, gradients)
         adapters = self.groups.get((self.layer, kind))
-        return linear.input_gradient(self.block.groups[kind], adapters, gradients, above, self.spans)
+        return linear.input_gradient(self.block.groups[kind], adapters, gradients, above, self.tokens)
 
 
 def _block(layer: Any) -> Block:

@@ -108,7 +108,9 @@ class Slot:
         norm = torch.linalg.vector_norm(self.gradient)
         finite = math.isfinite(norm) and math.isfinite(loss)
         if finite:
-            self.gradient.mul_(torch.clamp(method.max_grad_norm / (norm + 1e-6), max=1.0))
+            clip = torch.clamp(method.max_grad_norm / (norm + 1e-6), max=1.0)
+            if clip < 1:
+                self.gradient.mul_(clip)
             self.weights.grad = self.gradient
             self.optimizer.param_groups[0]["lr"] = rate
             self.optimizer.step()

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import torch
 
-from tunesmith.train.slots.layout import GroupViews, Layout
+from tunesmith.train.slots.layout import Group, GroupViews, Layout
 
 
 @dataclass(frozen=True)
@@ -32,8 +32,10 @@ class Stack:
         self.layout = members[0].layout.with_rank(max(member.layout.rank for member in members))
         size = len(members) * self.layout.size
         first = members[0].weights
-        self.weights = torch.zeros(size, dtype=dtype, device=first.device)
-        self.gradients = torch.zeros(size, dtype=dtype, device=first.device)
+        ragged = any(member.layout.rank != self.layout.rank for member in members)
+        create = torch.zeros if ragged else torch.empty  # zeros pad the lower ranks
+        self.weights = create(size, dtype=dtype, device=first.device)
+        self.gradients = torch.empty_like(self.weights)
         groups = zip(
             self.layout.groups,
             self.layout.views(self.weights, len(members)),
@@ -46,17 +48,22 @@ class Stack:
     def _load(self) -> None:
         """Copy the masters in, B times its scale."""
         if len(self.members) == 1:
-            member, cut = self.members[0], self.layout.a_size
-            self.weights[:cut].copy_(member.weights[:cut])
-            torch.mul(member.weights[cut:], member.scale, out=self.weights[cut:])
+            self._round(self.members[0], self.weights)
             return
         ours, theirs = [], []
         for k, member in enumerate(self.members):
-            scaled = member.weights.clone()
-            scaled[member.layout.a_size :] *= member.scale
+            own = torch.empty_like(member.weights, dtype=self.weights.dtype)
+            self._round(member, own)
             ours += self._blocks(self.weights, k, member.layout.rank)
-            theirs += _flat_blocks(member.layout.views(scaled))
+            theirs += _flat_blocks(member.layout.views(own))
         torch._foreach_copy_(ours, theirs)
+
+    @staticmethod
+    def _round(member: Member, out: torch.Tensor) -> None:
+        """Weights in the stack's precision, B times its scale."""
+        cut = member.layout.a_size
+        out[:cut].copy_(member.weights[:cut])
+        torch.mul(member.weights[cut:], member.scale, out=out[cut:])
 
     def collect(self) -> None:
         """Add the gradients of a pass to those of the slots."""
@@ -79,8 +86,8 @@ class Stack:
 class Adapters:
     """One group of a stack: A as [K, targets · rank, inputs], each target's B as [K, outputs, rank]."""
 
-    def __init__(self, group: object, own: GroupViews, gradients: GroupViews) -> None:
-        self.members = tuple(target.member for target in group.targets)  # type: ignore[attr-defined]
+    def __init__(self, group: Group, own: GroupViews, gradients: GroupViews) -> None:
+        self.members = tuple(target.member for target in group.targets)
         self.rank = own.a.shape[2]
         self.a, self.b = own.a.flatten(1, 2), own.b
         self.a_gradient, self.b_gradient = gradients.a.flatten(1, 2), gradients.b
