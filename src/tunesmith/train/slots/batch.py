@@ -1,0 +1,156 @@
+"""Rows of several slots as one flat row of tokens, with what rows begin with in common computed once.
+
+The rows of a slot form a trie: a node is a token together with all tokens before it, so rows with equal
+beginnings share nodes. Everything but attention works on nodes; attention gathers each row's
+nodes again. Nodes of different slots are never shared, since their adapters differ.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from tunesmith.train.encode import IGNORED, Encoded
+from tunesmith.train.slots.padded import Padding, Span, padding
+
+BUCKET = 0.7  # a row shorter than this share of its bucket's longest opens the next one
+SHORT = 24  # below this many tokens padding costs less than another bucket
+
+
+@dataclass(frozen=True)
+class Part:
+    """What one slot brings to a batch: rows, and the weight of each supervised token in the loss."""
+
+    rows: Sequence[Encoded]
+    weight: float
+
+
+@dataclass(frozen=True)
+class Bucket:
+    """Rows of like length: the node at each position, [rows, longest]; behind a row's end, its first node."""
+
+    nodes: torch.Tensor
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """Each slot's nodes, and how they are padded for batched products if that pays."""
+
+    spans: tuple[Span, ...]
+    padding: Padding | None
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Nodes, the rows they form, and the losses to be computed.
+
+    `ids` and `positions` are [nodes]; `tokens` says whose they are. `home` [nodes] is a place in all
+    buckets laid end to end where each node stands; `repeated` says whether some node stands in several.
+    `states`, `labels` and `weights` are [losses]: after which node which token is predicted, and how
+    much it counts; `loss_spans` holds each slot's losses.
+    """
+
+    ids: torch.Tensor
+    positions: torch.Tensor
+    tokens: Tokens
+    buckets: tuple[Bucket, ...]
+    home: torch.Tensor
+    repeated: bool
+    states: torch.Tensor
+    labels: torch.Tensor
+    weights: torch.Tensor
+    loss_spans: tuple[Span, ...]
+
+
+class _Trie:
+    """Grows the nodes of all slots, one slot after the other."""
+
+    def __init__(self) -> None:
+        self.ids: list[int] = []
+        self.positions: list[int] = []
+        self.children: dict[tuple[int, int], int] = {}
+
+    def add(self, row: Sequence[int]) -> list[int]:
+        """The node of each token of a row; a slot begins with no nodes to share."""
+        node, path, children = -1, [], self.children
+        for position, token in enumerate(row):
+            key = (node, token)
+            found = children.get(key)
+            if found is None:
+                found = children[key] = len(self.ids)
+                self.ids.append(token)
+                self.positions.append(position)
+            node = found
+            path.append(node)
+        return path
+
+
+def build(parts: Sequence[Part], *, device: torch.device, dtype: torch.dtype, share: bool = True) -> Batch:
+    """The batch of some slots' rows; `dtype` is that of the loss weights. Without `share` no node is shared."""
+    trie = _Trie()
+    paths: list[list[int]] = []
+    spans, loss_spans = [], []
+    states: list[int] = []
+    labels: list[int] = []
+    weights: list[float] = []
+    for part in parts:
+        first, first_loss = len(trie.ids), len(states)
+        trie.children = {}
+        for row in part.rows:
+            trie.children = trie.children if share else {}
+            path = trie.add(row.input_ids)
+            paths.append(path)
+            for node, label in zip(path, row.labels[1:], strict=False):
+                if label != IGNORED:
+                    states.append(node)
+                    labels.append(label)
+        weights += [part.weight] * (len(states) - first_loss)
+        spans.append((first, len(trie.ids)))
+        loss_spans.append((first_loss, len(states)))
+    buckets = [_bucket(group, device) for group in _by_length(paths)]
+    home, repeated = _home(buckets, len(trie.ids))
+    return Batch(
+        ids=torch.tensor(trie.ids, device=device),
+        positions=torch.tensor(trie.positions, device=device),
+        tokens=Tokens(tuple(spans), padding(spans, device)),
+        buckets=tuple(buckets),
+        home=home,
+        repeated=repeated,
+        states=torch.tensor(states, device=device, dtype=torch.long),
+        labels=torch.tensor(labels, device=device, dtype=torch.long),
+        weights=torch.tensor(weights, device=device, dtype=dtype),
+        loss_spans=tuple(loss_spans),
+    )
+
+
+def count_nodes(rows: Sequence[Encoded]) -> int:
+    """How many tokens of some rows of one slot have to be computed."""
+    trie = _Trie()
+    for row in rows:
+        trie.add(row.input_ids)
+    return len(trie.ids)
+
+
+def _by_length(paths: Sequence[list[int]]) -> list[list[list[int]]]:
+    groups: list[list[list[int]]] = []
+    for path in sorted(paths, key=len, reverse=True):
+        longest = len(groups[-1][0]) if groups else 0
+        if not groups or (longest > SHORT and len(path) < BUCKET * longest):
+            groups.append([])
+        groups[-1].append(path)
+    return groups
+
+
+def _bucket(paths: Sequence[list[int]], device: torch.device) -> Bucket:
+    longest = len(paths[0])
+    return Bucket(torch.tensor([path + path[:1] * (longest - len(path)) for path in paths], device=device))
+
+
+def _home(buckets: Sequence[Bucket], nodes: int) -> tuple[torch.Tensor, bool]:
+    """The first place of each node (padding stands behind a row's own first node), and whether one has several."""
+    flat = torch.cat([bucket.nodes.flatten() for bucket in buckets])
+    places = torch.arange(len(flat), device=flat.device)
+    home = torch.full((nodes,), len(flat), device=flat.device)
+    home.scatter_reduce_(0, flat, places, "amin")
+    padding = sum(int((bucket.nodes[:, 1:] == bucket.nodes[:, :1]).sum()) for bucket in buckets)
+    return home, len(flat) - padding > nodes

@@ -1,0 +1,145 @@
+"""The slots engine: adapters join, take optimiser steps together, and leave."""
+
+import contextlib
+import pathlib
+from collections.abc import Iterator, Mapping, Sequence
+
+import torch
+from peft import PeftModel
+from transformers import PreTrainedModel
+
+from tunesmith import manifest
+from tunesmith.errors import TrainingError
+from tunesmith.models.loading import attach_fresh, detach
+from tunesmith.train import checkpoint as checkpoints
+from tunesmith.train.checkpoint import Checkpoint
+from tunesmith.train.encode import Encoded
+from tunesmith.train.slots.batch import Part, build
+from tunesmith.train.slots.coverage import covers_adapter, covers_model, targeted
+from tunesmith.train.slots.layout import layout_of
+from tunesmith.train.slots.network import Network
+from tunesmith.train.slots.passes import Key, Limits, plan_passes
+from tunesmith.train.slots.slot import Plan, Slot, StepResult
+from tunesmith.train.slots.stack import Stack
+
+DEFAULT_LIMITS = Limits(fuse=1024, most=4096)
+
+
+class Engine:
+    """K adapters on one frozen base, trained side by side, each as if alone.
+
+    `base` is the loaded model without adapters; its weights are shared, never changed. Between calls it
+    may be used like any model, also with an adapter attached (`attached`).
+    """
+
+    def __init__(self, base: PreTrainedModel, limits: Limits = DEFAULT_LIMITS) -> None:
+        reason = covers_model(base)
+        if reason:
+            raise TrainingError(f"the slots engine does not cover this base: {reason}")
+        self.base, self.limits = base, limits
+        self.network = Network(base)
+        self.slots: dict[Key, Slot] = {}
+        self.exact = torch.promote_types(self.network.dtype, torch.float32)
+
+    def join(self, key: Key, plan: Plan, checkpoint: Checkpoint | None = None) -> Slot:
+        """Add a slot: fresh, its weights drawn as PEFT draws them from the plan's seed, or from a checkpoint.
+
+        Raises `TrainingError` for an adapter that the engine does not cover or a checkpoint of another plan.
+        """
+        reason = covers_adapter(self.base, plan.adapter)
+        if reason or key in self.slots:
+            raise TrainingError(reason or f"slot {key} has joined already")
+        layout = layout_of(self.network.shapes, targeted(self.base, plan.adapter.targets), plan.adapter.rank)
+        weights = torch.zeros(layout.size, dtype=self.exact, device=self.network.device)
+        if checkpoint is None:
+            with self._peft(plan) as model:
+                drawn = peft_weights(model)
+            for name, own in layout.named(weights).items():
+                own.copy_(drawn.pop(name))
+            assert not drawn  # noqa: S101 - coverage has checked that PEFT adapts just these layers
+        slot = Slot(plan, layout, weights)
+        if checkpoint is not None:
+            slot.restore(checkpoint)
+        self.slots[key] = slot
+        return slot
+
+    def leave(self, key: Key) -> None:
+        """Remove a slot; the others go on as before."""
+        del self.slots[key]
+
+    def step(self, keys: Sequence[Key] | None = None) -> dict[Key, StepResult]:
+        """One optimiser step of each of `keys`, of every slot by default."""
+        chosen = list(self.slots) if keys is None else list(keys)
+        rows = {key: self.slots[key].next_rows() for key in chosen}
+        sums = dict.fromkeys(chosen, 0.0)
+        counts = {key: sum(row.supervised for row in own) for key, own in rows.items()}
+        for part in self._passes(rows):
+            stack = self._stack(list(part))
+            parts = [Part(own, 1.0 / counts[key]) for key, own in part.items()]
+            batch = build(parts, device=self.network.device, dtype=self.exact)
+            losses = self.network.train(batch, stack.groups)
+            stack.collect()
+            for key, loss in zip(part, losses, strict=True):
+                sums[key] += float(loss)
+        return {key: self.slots[key].update(sums[key] / counts[key], rows[key]) for key in chosen}
+
+    def tune_loss(self, keys: Sequence[Key], rows: Sequence[Encoded]) -> dict[Key, float]:
+        """Mean loss in nats per supervised token of each slot over the same rows; see `train.loss.mean_loss`."""
+        ordered = sorted(rows, key=lambda row: len(row.input_ids))
+        sums = dict.fromkeys(keys, 0.0)
+        for part in self._passes(dict.fromkeys(keys, ordered)):
+            stack = self._stack(list(part))
+            parts = [Part(own, 1.0) for own in part.values()]
+            batch = build(parts, device=self.network.device, dtype=self.exact)
+            for key, loss in zip(part, self.network.losses(batch, stack.groups), strict=True):
+                sums[key] += float(loss)
+        count = sum(row.supervised for row in rows)
+        return {key: total / count for key, total in sums.items()}
+
+    def _passes(self, rows: Mapping[Key, Sequence[Encoded]]) -> list[dict[Key, list[Encoded]]]:
+        """Passes within the limits, of slots with the same targets."""
+        kinds: dict[tuple[str, ...], dict[Key, Sequence[Encoded]]] = {}
+        for key, own in rows.items():
+            kinds.setdefault(tuple(self.slots[key].layout.names), {})[key] = own
+        return [part for group in kinds.values() for part in plan_passes(group, self.limits)]
+
+    def _stack(self, keys: Sequence[Key]) -> Stack:
+        return Stack([self.slots[key].member for key in keys], self.network.dtype)
+
+    def save(self, key: Key, folder: pathlib.Path, *, keep: int = 2) -> pathlib.Path:
+        """Write a checkpoint of a slot below `folder`; see `train.checkpoint.save`."""
+        return checkpoints.save(folder, self.slots[key].checkpoint(), keep=keep)
+
+    def export(self, key: Key, folder: pathlib.Path) -> None:
+        """Write a slot's adapter as PEFT does, with a manifest, in place of what `folder` holds."""
+        with self.attached(key) as model, manifest.writing(folder) as aside:
+            model.save_pretrained(aside, safe_serialization=True)
+
+    @contextlib.contextmanager
+    def attached(self, key: Key) -> Iterator[PeftModel]:
+        """The base with a slot's adapter attached through PEFT, for scoring; bare again afterwards."""
+        slot = self.slots[key]
+        with self._peft(slot.plan) as model:
+            theirs = peft_weights(model)
+            for name, own in slot.layout.named(slot.weights.data).items():
+                theirs[name].copy_(own)
+            yield model
+
+    @contextlib.contextmanager
+    def _peft(self, plan: Plan) -> Iterator[PeftModel]:
+        with torch.random.fork_rng(devices=[self.network.device] if self.network.device.type == "cuda" else []):
+            model = attach_fresh(self.base, plan.adapter, seed=plan.seed)
+        try:
+            yield model.eval()
+        finally:
+            detach(model)
+
+
+def peft_weights(model: PeftModel) -> dict[str, torch.Tensor]:
+    """The adapter's matrices in a PEFT model, by the names that `Layout.named` uses."""
+    weights = {}
+    for name, parameter in model.named_parameters():
+        if ".lora_" in name:
+            plain = name.removeprefix("base_model.model.").replace(".default.weight", ".weight")
+            weights[plain] = parameter.data
+    return weights

@@ -1,0 +1,53 @@
+"""Which rows of which slots run through the base together."""
+
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
+
+from tunesmith.train.encode import Encoded
+from tunesmith.train.slots.batch import count_nodes
+
+Key = Hashable
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How many tokens a pass may have.
+
+    Slots join one pass while it stays within `fuse` tokens: beyond that the products with the frozen
+    weights are as efficient as they get, and fusing would only cost. A single slot's rows are spread over
+    several passes beyond `most` tokens, which memory allows.
+    """
+
+    fuse: int
+    most: int
+
+
+def plan_passes(rows: Mapping[Key, Sequence[Encoded]], limits: Limits) -> list[dict[Key, list[Encoded]]]:
+    """Passes in which every row of every slot appears once; a pure function, slots in the order given."""
+    passes: list[dict[Key, list[Encoded]]] = []
+    room = 0
+    for key, own in rows.items():
+        for chunk in _chunks(own, limits.most):
+            size = count_nodes(chunk)
+            if size > room or key in passes[-1]:
+                passes.append({})
+                room = min(limits.fuse, limits.most)
+            passes[-1][key] = chunk
+            room -= size
+    return passes
+
+
+def _chunks(rows: Sequence[Encoded], most: int) -> list[list[Encoded]]:
+    """Rows in their order, cut where the next one would exceed `most` tokens."""
+    if count_nodes(rows) <= most:
+        return [list(rows)]
+    chunks: list[list[Encoded]] = [[]]
+    size = 0
+    for row in rows:
+        length = len(row.input_ids)
+        if chunks[-1] and size + length > most:
+            chunks.append([])
+            size = 0
+        chunks[-1].append(row)
+        size += length
+    return chunks

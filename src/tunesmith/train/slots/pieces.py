@@ -1,0 +1,90 @@
+"""The parts of a Llama block that have no adapter: norms, rotary positions, the gated unit, the head. And gradients.
+
+Sums and roots are computed in float32 at least, as transformers does.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch.nn import functional
+
+from tunesmith.models.prefix import at_least_float32
+from tunesmith.train.slots.batch import Batch
+
+HEAD_ROWS = 128  # losses whose logits are held at once
+
+
+def norm(x: torch.Tensor, weight: torch.Tensor, epsilon: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """RMS norm (Zhang and Sennrich, 2019) of x [tokens, width], and the inverse root mean squares [tokens, 1]."""
+    exact = at_least_float32(x)
+    inverse = torch.linalg.vector_norm(exact, dim=-1, keepdim=True).square_().div_(x.shape[1]).add_(epsilon).rsqrt_()
+    return (exact * inverse).to(x.dtype).mul_(weight), inverse
+
+
+def norm_backward(gradient: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, inverse: torch.Tensor) -> torch.Tensor:
+    """Gradient of x; that of the weight is not needed, it is frozen."""
+    exact = at_least_float32(gradient * weight)
+    unit = at_least_float32(x) * inverse
+    along = (exact * unit).mean(-1, keepdim=True)
+    return exact.addcmul_(unit, along, value=-1).mul_(inverse).to(x.dtype)
+
+
+def rotate(heads: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    """Rotary positions (Su et al., 2021) of [tokens, heads, width]; cos and sin are [tokens, 1, width]."""
+    half = heads.shape[-1] // 2
+    out = heads * cos
+    out[..., :half].addcmul_(heads[..., half:], sin[..., :half], value=-1)
+    out[..., half:].addcmul_(heads[..., :half], sin[..., half:])
+    return out
+
+
+def rotate_backward(gradient: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    """Gradient of `rotate`'s input: the rotation turned back."""
+    half = gradient.shape[-1] // 2
+    out = gradient * cos
+    out[..., :half].addcmul_(gradient[..., half:], sin[..., half:])
+    out[..., half:].addcmul_(gradient[..., :half], sin[..., :half], value=-1)
+    return out
+
+
+def gated(gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
+    """SwiGLU (Shazeer, 2020)."""
+    return functional.silu(gate).mul_(up)
+
+
+def gated_backward(gradient: torch.Tensor, gate: torch.Tensor, up: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Gradients of gate and up."""
+    above_gate = torch.ops.aten.silu_backward(gradient * up, gate)
+    return above_gate, functional.silu(gate).mul_(gradient)
+
+
+def head(
+    hidden: torch.Tensor, output: torch.Tensor, batch: Batch, *, need_gradient: bool
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Negative log-likelihoods [losses] in nats, and the gradient of `hidden` under the batch's weights.
+
+    `hidden` [losses, width] holds the state before each predicted token, `output` [vocabulary, width] the output layer.
+    The gradient of a loss with respect to the logits is softmax − one-hot, so it is computed here, some
+    rows at a time, and the logits of a whole batch are never held. Empty without `need_gradient`.
+    """
+    losses = hidden.new_empty(len(hidden), dtype=batch.weights.dtype)
+    gradient = torch.empty_like(hidden if need_gradient else hidden[:0])
+    for start in range(0, len(hidden), HEAD_ROWS):
+        rows = slice(start, start + HEAD_ROWS)
+        labels = batch.labels[rows, None]
+        logits = at_least_float32(hidden[rows] @ output.T)
+        logits -= logits.amax(-1, keepdim=True)
+        chosen = logits.gather(1, labels)[:, 0]
+        total = logits.exp_().sum(-1)
+        losses[rows] = total.log() - chosen
+        if need_gradient:
+            weights = batch.weights[rows]
+            logits *= (weights / total)[:, None]
+            logits.scatter_add_(1, labels, -weights[:, None])
+            torch.mm(logits.to(hidden.dtype), output, out=gradient[rows])
+    return losses, gradient
+
+
+def by_slot(losses: torch.Tensor, spans: Sequence[tuple[int, int]]) -> list[torch.Tensor]:
+    """The summed loss of each slot."""
+    return [losses[start:end].sum() for start, end in spans]
