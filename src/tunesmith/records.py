@@ -87,6 +87,8 @@ class TrainedRun:
     metrics: Mapping[str, float]
     curves: Mapping[str, tuple[tuple[int, float], ...]]
     overfit: bool
+    engine: str = "trl"
+    """`slots`, or `trl` with the reason why the slots engine did not do it, if it was asked to."""
 
 
 class Decision(enum.StrEnum):

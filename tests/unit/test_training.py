@@ -8,7 +8,7 @@ from tunesmith.models.prefix import shared_length
 from tunesmith.train.curves import marks, overfits
 from tunesmith.train.encode import IGNORED, encode_row, encode_rows, mask_preview, supervised_share
 from tunesmith.train.loss import collate, mean_loss, shared_prompt, supervised_nll
-from tunesmith.train.run import check_finite
+from tunesmith.train.recorder import check_finite
 
 SYSTEM = {"role": "system", "content": "You are the desk of a utility."}
 

@@ -221,7 +221,8 @@ class Coordinator:
 
     def _training_job(self, experiment: Experiment, run: Run, *, items: Items, fractions: tuple[float, ...]) -> Job:
         loss_rows = self.experiment.evaluation.trial_items // 2
-        return Job(experiment, items, str(self.folder / run.id), fractions=fractions, loss_rows=loss_rows)
+        folder = str(self.folder / run.id)
+        return Job(experiment, items, folder, fractions=fractions, loss_rows=loss_rows, slots=True)
 
     @staticmethod
     def _logger(run: Run, bar: Bar) -> Callable[[Begun | StepMetrics], None]:
@@ -276,7 +277,8 @@ def fresh_seed(seed: int, n: int) -> int:
 def log_training(run: Run, trained: TrainedRun) -> None:
     """Log the summary of a training."""
     run.metrics({name: value for name, value in trained.metrics.items() if name not in trained.curves})
-    run.tags({"overfit": str(trained.overfit).lower(), "adapter_sha256": trained.adapter_sha256})
+    overfit = str(trained.overfit).lower()
+    run.tags({"overfit": overfit, "adapter_sha256": trained.adapter_sha256, "engine": trained.engine})
 
 
 def log_scores(run: Run, scores: Scores) -> None:

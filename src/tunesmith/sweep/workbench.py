@@ -16,7 +16,8 @@ from tunesmith.models.references import resolve
 from tunesmith.records import Scores
 from tunesmith.sweep.protocol import Done, Items, Job, Ready
 from tunesmith.train.encode import Encoded, encode_rows, mask_preview, render, supervised_share
-from tunesmith.train.run import Reporter, TrainingData, trained_adapter
+from tunesmith.train.recorder import Recorder, Reporter, TrainingData
+from tunesmith.train.run import trained_adapter
 
 
 class Workbench:
@@ -61,15 +62,9 @@ class Workbench:
     def _train(self, job: Job, reporter: Reporter) -> Done:
         train = self._tokens("train", job.experiment.data.train_rows)
         data = TrainingData(train=train, tune=self._tokens("tune", job.loss_rows))
-        training = trained_adapter(
-            self.base,
-            self.tokenizer,
-            job.experiment,
-            data,
-            fractions=job.fractions,
-            folder=pathlib.Path(job.folder),
-            reporter=reporter,
-        )
+        recorder = Recorder(data, fractions=job.fractions, reporter=reporter)
+        folder = pathlib.Path(job.folder)
+        training = trained_adapter(self.base, self.tokenizer, job.experiment, recorder, folder=folder, slots=job.slots)
         with training as (model, trained):
             adapter_effect(model, self.tokenizer, self.probe)
             return Done(self._score(model, job.items), trained)

@@ -1,0 +1,116 @@
+"""What is written down of a training, whichever engine does it."""
+
+import math
+import pathlib
+import resource
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from peft import PeftModel
+
+from tunesmith import manifest
+from tunesmith.errors import TrainingError
+from tunesmith.records import TrainedRun
+from tunesmith.train.curves import marks, overfits
+from tunesmith.train.encode import Encoded, supervised_share
+
+
+class Reporter(Protocol):
+    """Who hears how a training goes."""
+
+    def begin(self, steps: int) -> None:
+        """A training of so many optimiser steps begins."""
+
+    def metrics(self, values: dict[str, float], *, step: int) -> None:
+        """Metrics of an optimiser step."""
+
+    def rung(self, fraction: float, *, step: int, tune_loss: float) -> None:
+        """A share of the training is done; raises `Killed` to stop it here."""
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """Encoded rows: what is trained on, and what the tune loss is measured on."""
+
+    train: Sequence[Encoded]
+    tune: Sequence[Encoded]
+
+
+class Recorder:
+    """Curves, clock and token count of one training, passed on to a reporter."""
+
+    def __init__(self, data: TrainingData, *, fractions: Sequence[float], reporter: Reporter) -> None:
+        self.data, self.fractions, self.reporter = data, fractions, reporter
+        self.engine = ""
+        self.curves: dict[str, list[tuple[int, float]]] = {}
+        self.marks: dict[int, float] = {}
+        self.tokens = 0
+        self.seconds = 0.0
+        self.began = 0.0
+
+    def begin(self, steps: int) -> None:
+        """Fix the steps at which tune loss is measured."""
+        self.marks = marks(steps, self.fractions)
+        self.reporter.begin(steps)
+
+    def start_clock(self) -> None:
+        """An optimiser step begins."""
+        self.began = time.perf_counter()
+
+    def stop_clock(self) -> None:
+        """An optimiser step is done."""
+        self.seconds += time.perf_counter() - self.began
+
+    def step(self, values: dict[str, float], *, step: int) -> None:
+        """Report a step; raises `TrainingError` when its loss is not finite."""
+        check_finite(values["train/loss"], step=step)
+        self._record(values, step)
+
+    def tune_loss(self, loss: float, *, step: int) -> None:
+        """Report the tune loss at one of `marks`; raises `Killed` when the reporter stops the training here."""
+        check_finite(loss, step=step)
+        self._record({"tune/loss": loss}, step)
+        self.reporter.rung(self.marks[step], step=step, tune_loss=loss)
+
+    def _record(self, values: dict[str, float], step: int) -> None:
+        for name, value in values.items():
+            self.curves.setdefault(name, []).append((step, value))
+        self.reporter.metrics(values, step=step)
+
+    def finish(self, model: PeftModel, adapter: pathlib.Path) -> TrainedRun:
+        """The record of the whole training."""
+        trainable, total = model.get_nb_trainable_parameters()
+        rows = self.data.train
+        metrics = {
+            **{name: points[-1][1] for name, points in self.curves.items()},
+            "train/seconds": self.seconds,
+            "train/tokens_per_second": self.tokens / max(self.seconds, 1e-9),
+            "train/peak_memory_mb": peak_memory_mb(),
+            "train/trainable_share": trainable / total,
+            "train/supervised_share": supervised_share(rows),
+            "train/truncated_rows": float(sum(row.truncated for row in rows)),
+        }
+        return TrainedRun(
+            adapter=str(adapter),
+            adapter_sha256=manifest.sha256_file(adapter / "adapter_model.safetensors"),
+            metrics=metrics,
+            curves={name: tuple(points) for name, points in self.curves.items()},
+            overfit=overfits(self.curves["train/loss"], self.curves["tune/loss"]),
+            engine=self.engine,
+        )
+
+
+def check_finite(loss: float, *, step: int) -> None:
+    """Raise `TrainingError` for a loss that is not a number or infinite."""
+    if not math.isfinite(loss):
+        raise TrainingError(f"the loss became {loss} at step {step}; lower method.learning_rate")
+
+
+def peak_memory_mb() -> float:
+    """Peak memory in MiB: of the CUDA device if there is one, else of this process."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
