@@ -5,6 +5,7 @@ Nothing heavy is imported before a command runs, so `--help` and configuration e
 
 import functools
 import json
+import logging
 import os
 import sys
 from collections.abc import Callable
@@ -54,6 +55,7 @@ def main() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it warns of a kernel that nothing here needs
 
 
 def json_option(command: Callable[..., Any]) -> Callable[..., Any]:
