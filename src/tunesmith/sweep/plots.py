@@ -26,6 +26,8 @@ PLOTS: dict[str, Callable[..., go.Figure]] = {
     "Slices": plot_slice,
 }
 
+WIDTH = 1060  # pixels; Optuna draws slices wider than a page
+
 PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>{title}</title>
 <style>body{{font:16px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:1100px;padding:0 1rem}}</style>
@@ -68,7 +70,7 @@ def page(study: SweepStudy, *, title: str) -> str:
         if name == "Importances" and not importances(study):
             continue
         figure = plot(copy, target_name="tune/loss") if name != "Importances" else plot(copy)
-        figure.update_layout(title=name, template="plotly_white")
+        figure.update_layout(title=name, template="plotly_white", width=WIDTH)
         figures.append(figure.to_html(full_html=False, include_plotlyjs=not figures))
     note = "Every trial is shown with the last tune loss it reported; halved trials reported it before their end."
     return PAGE.format(title=html.escape(title), note=note, figures="".join(figures))
