@@ -104,7 +104,7 @@ class Window:
         """The object that begins here; raises `DataError` if it is broken, too long or no object."""
         where, first = self.where(), self.peek()
         if first != "{":
-            name = TYPES.get(first, "number" if first in "-0123456789" else "")
+            name = "number" if first.isdecimal() or first == "-" else TYPES.get(first)
             raise DataError(f"{where}: " + (f"a row must be an object, not {name}" if name else "broken JSON"))
         while True:
             try:
@@ -112,8 +112,9 @@ class Window:
                 break
             except json.JSONDecodeError as error:
                 cut = error.pos >= len(self.text) - NEAR_THE_END or error.msg.startswith("Unterminated string")
+                offset = error.pos - self.at
                 if not (cut and self.more()):
-                    raise self.broken(error) from None
+                    raise self.broken(self.at + offset, error.msg) from None
             except (ValueError, RecursionError) as error:
                 raise DataError(f"{where}: broken JSON: {reason(error)}") from None
         if SURROGATE.search(self.text, self.at, end):
@@ -121,9 +122,9 @@ class Window:
         self.at = end
         return dict(value)
 
-    def broken(self, error: json.JSONDecodeError) -> DataError:
+    def broken(self, position: int, problem: str) -> DataError:
         """The refusal of broken JSON, at its own line rather than where the element begins."""
-        position = min(error.pos, len(self.text))
+        position = min(position, len(self.text))
         line = self.where().number + self.text.count("\n", self.at, position)
         column = position - self.text.rfind("\n", 0, position)
-        return DataError(f"{self.path}:{line}: broken JSON at column {column}: {error.msg}")
+        return DataError(f"{self.path}:{line}: broken JSON at column {column}: {problem}")

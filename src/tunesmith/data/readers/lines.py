@@ -17,7 +17,7 @@ def read_jsonl(path: pathlib.Path) -> Iterator[tuple[Place, dict[str, Any]]]:
     for where, text in read_lines(path):
         if not text.strip():
             raise DataError(f"{where}: empty line; remove it")
-        yield where, parse_object(text, where=where)
+        yield where, parse_object(text.rstrip(), where=where)
 
 
 def read_lines(path: pathlib.Path) -> Iterator[tuple[Place, str]]:

@@ -16,6 +16,7 @@ from tunesmith.data.readers.place import Place, open_bytes, too_long
 from tunesmith.errors import DataError
 
 BATCH = 256
+PARQUET_BUFFER = 2**18  # bytes of a column that are read at a time, rather than all of a row group's
 LISTS = ("messages", "conversations", "choices", "history")
 LISTS_OR_TEXTS = ("prompt", "completion", "chosen", "rejected")
 TRUTH = {"true": True, "1": True, "false": False, "0": False}
@@ -74,19 +75,19 @@ def read_parquet(path: pathlib.Path) -> Iterator[tuple[Place, dict[str, Any]]]:
     from pyarrow import parquet
 
     number, name = 0, str(path)
-    with open_bytes(path) as file:
-        try:
-            for batch in parquet.ParquetFile(file, pre_buffer=False).iter_batches(batch_size=BATCH):
-                if batch.nbytes > BATCH * places.MAX_ROW_BYTES:
-                    raise too_long(f"{path}: rows {number + 1} to {number + batch.num_rows}")
-                for row in batch.to_pylist():
-                    number += 1
-                    yield (where := Place(name, number, "row")), plain_row(row, where=where)
-        except pyarrow.ArrowException as error:
-            problem = str(error).splitlines()[0] if number == 0 else "damaged"
-            raise DataError(f"{path}: not a Parquet file that can be read after row {number}: {problem}") from None
-        except UnicodeDecodeError:
-            raise DataError(f"{path}: not UTF-8 in one of rows {number + 1} to {number + BATCH}") from None
+    open_bytes(path).close()
+    try:
+        file = parquet.ParquetFile(name, pre_buffer=False, buffer_size=PARQUET_BUFFER)
+        for batch in file.iter_batches(batch_size=BATCH):
+            if batch.nbytes > BATCH * places.MAX_ROW_BYTES:
+                raise too_long(f"{path}: rows {number + 1} to {number + batch.num_rows}")
+            for row in batch.to_pylist():
+                number += 1
+                yield (where := Place(name, number, "row")), plain_row(row, where=where)
+    except pyarrow.ArrowException:
+        raise DataError(f"{path}: not a Parquet file, or damaged after row {number}") from None
+    except UnicodeDecodeError:
+        raise DataError(f"{path}: not UTF-8 in one of rows {number + 1} to {number + BATCH}") from None
     if number == 0:
         raise DataError(f"{path}: is empty; it needs at least one row")
 
