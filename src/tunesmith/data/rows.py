@@ -25,7 +25,7 @@ def stream_rows(
     `check` is called with each row and `where=`. The format of the first row is that of all, unless
     `format` names one. Each row has
 
-    - `id`: its own, else `content_id`, equal for rows that say the same;
+    - `id`: its own, else `content_id`, equal for rows of a group that say the same;
     - `group`: its field `group_by`; without a `group`, a hash of its normalised user turns, so that
       equal prompts never fall into different splits;
     - `provenance`: the file and line (or row) it was read from, unless it already has one.
@@ -45,9 +45,9 @@ def placed_rows(
     for where, row in read_source(source):
         known = known or detect(row, where=where)
         fields = convert_row(row, known, where=where, named=format != "auto")
+        fields["group"] = _group(fields, group_by, where)
         given = _name(fields, "id")
         fields["id"] = content_id(fields) if given is None else given
-        fields["group"] = _group(fields, group_by, where)
         check_row(fields, where=where)
         if check is not None:
             check(fields, where=where)
@@ -61,7 +61,7 @@ def _group(row: Fields, group_by: str, where: Place) -> Any:
         if group_by != "group":
             raise DataError(f"{where}: {group_by}: is missing; data.split.by says that rows are grouped by it")
         text = user_text(row)
-        return f"prompt-{sha256(text)[:ID_LENGTH]}" if text else row["id"]
+        return f"prompt-{sha256(text or canonical(content(row)))[:ID_LENGTH]}"
     if group_by != "group" and not (isinstance(group, str) and group):
         raise DataError(f"{where}: {group_by}: every row needs a non-empty text here")
     return group
@@ -74,8 +74,16 @@ def _name(row: Fields, key: str) -> Any:
 
 
 def content_id(row: Row) -> str:
-    """An id from what a row says, not from its metadata or place: 80 bits of SHA-256, in hex."""
-    return sha256(canonical({key: row[key] for key in CONTENT if key in row}))[:ID_LENGTH]
+    """An id from what a row says and its group, not from other metadata or its place: 80 bits of SHA-256, in hex.
+
+    The group is in it so that rows with one id never belong to two splits.
+    """
+    return sha256(canonical({**content(row), "group": row["group"]}))[:ID_LENGTH]
+
+
+def content(row: Row) -> Fields:
+    """The fields that a row is trained or scored on."""
+    return {key: row[key] for key in CONTENT if key in row}
 
 
 def distinct(rows: Iterable[tuple[Place, Row]]) -> Iterator[tuple[Place, Row]]:
