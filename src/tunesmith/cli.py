@@ -13,6 +13,7 @@ import click
 
 from tunesmith import summary
 from tunesmith.commands.data import data
+from tunesmith.commands.labels import labels
 from tunesmith.commands.options import json_option
 from tunesmith.config import Experiment, Policy, SearchSpace
 from tunesmith.config.overrides import apply, parse_assignments, parse_extra_arguments
@@ -51,7 +52,7 @@ def main() -> None:
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 
 
-for group in (data,):
+for group in (data, labels):
     main.add_command(group)
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from tunesmith.config.experiment import Experiment, SplitConfig
 from tunesmith.data.dataset import source_of
 from tunesmith.data.digest import UNVERSIONED, Root, row_digest
-from tunesmith.data.rows import distinct, placed_rows
+from tunesmith.data.rows import Check, distinct, placed_rows
 from tunesmith.data.sources import Source, find_source
 from tunesmith.data.split import split_of
 from tunesmith.records import Row
@@ -29,10 +29,10 @@ class DataReference:
             return cls(source_of(experiment), experiment.data.format, experiment.data.split)
         return cls(find_source(text, folder=pathlib.Path.cwd()))
 
-    def rows(self, *, group_by: str | None = None) -> Iterable[Row]:
-        """Canonical rows with distinct ids, as a stream; they are not checked further."""
+    def rows(self, *, group_by: str | None = None, check: Check | None = None) -> Iterable[Row]:
+        """Canonical rows with distinct ids, as a stream, each checked by `check` if one is given."""
         by = group_by or (self.split.by if self.split else "group")
-        return (row for _, row in distinct(placed_rows(self.source, format=self.format, group_by=by)))
+        return (row for _, row in distinct(placed_rows(self.source, check, format=self.format, group_by=by)))
 
 
 @dataclass(frozen=True)
