@@ -61,7 +61,7 @@ def _shown(row: Row) -> dict[str, Any]:
 def read_label_studio(path: pathlib.Path) -> Returned:
     """Read an export, JSON (a task with its annotations) or JSON-MIN (an annotation with its task).
 
-    JSON-MIN leaves out cancelled annotations and tasks without any. Raises `DataError` naming file,
+    JSON-MIN leaves out cancelled annotations, and tasks with no other. Raises `DataError` naming file,
     line and key of the first task that did not come from `labels export`, or was changed.
     """
     found = Returned()
@@ -75,6 +75,8 @@ def read_label_studio(path: pathlib.Path) -> Returned:
         found.task(row, data.get("batch_size"), where=where)
         if whole:
             _annotations(found, row, task.get("annotations"), where=where)
+        elif task.get("annotation_id") is None:
+            found.counts["unannotated"] += 1
         else:
             found.annotation(_minimal(task, row, where=where), where=where)
     return found
