@@ -7,6 +7,7 @@ import click
 
 from tunesmith import summary
 from tunesmith.commands.options import json_option
+from tunesmith.progress import Progress
 
 if TYPE_CHECKING:
     from tunesmith.data.versions import DataDiff
@@ -31,7 +32,8 @@ def diff_command(a: str, b: str) -> tuple[Any, str]:
     """
     from tunesmith.data.versions import DataReference, diff
 
-    found = diff(DataReference.parse(a), DataReference.parse(b))
+    with Progress() as progress:
+        found = diff(DataReference.parse(a), DataReference.parse(b), watch=progress.count)
     return diff_value(found), diff_text(found)
 
 

@@ -12,11 +12,12 @@ from typing import Any
 from tunesmith.records import Row
 
 UNVERSIONED = "provenance"
+ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
 
 def canonical(value: Any) -> str:
     """The one JSON text of a value: keys sorted, no spaces, non-ASCII kept."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return ENCODER.encode(value)
 
 
 def sha256(text: str) -> str:

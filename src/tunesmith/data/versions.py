@@ -1,7 +1,7 @@
 """Versions of a data set: a digest for each row, a root over all and over each split, and what changed between two."""
 
 import pathlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from tunesmith.config.experiment import Experiment, SplitConfig
@@ -11,6 +11,8 @@ from tunesmith.data.rows import Check, distinct, placed_rows
 from tunesmith.data.sources import Source, find_source
 from tunesmith.data.split import split_of
 from tunesmith.records import Row
+
+Watch = Callable[[str, Iterable[Row]], Iterable[Row]]
 
 
 @dataclass(frozen=True)
@@ -86,15 +88,21 @@ class DataDiff:
         return not (self.added or self.removed or self.edited)
 
 
-def diff(a: DataReference, b: DataReference) -> DataDiff:
-    """Compare two data sets row by row, matched by id.
+def _unwatched(_: str, rows: Iterable[Row]) -> Iterable[Row]:
+    return rows
+
+
+def diff(a: DataReference, b: DataReference, *, watch: Watch = _unwatched) -> DataDiff:
+    """Compare two data sets row by row, matched by id; `watch` is shown each name and stream, and passes it on.
 
     Both are grouped and split as the first of them that is an experiment says. Rows without a given
     id are known by their content, so an edited one counts as removed and added.
     """
     split = a.split or b.split
     by = split.by if split else "group"
-    before, after = (version_of(str(it.source), it.rows(group_by=by), split) for it in (a, b))
+    names = [str(it.source) for it in (a, b)]
+    streams = (watch(name, it.rows(group_by=by)) for name, it in zip(names, (a, b), strict=True))
+    before, after = (version_of(name, rows, split) for name, rows in zip(names, streams, strict=True))
     both = [key for key in before.rows if key in after.rows]
     changed = [key for key in both if before.rows[key][0] != after.rows[key][0]]
     return DataDiff(
