@@ -4,7 +4,7 @@
 
 Generates files of short rows in a temporary folder and streams each through `stream_rows` (converted, with id,
 group and provenance), then through `distinct` (repeated ids found) and `data diff` of the file with itself, each
-in a process of its own. Prints a Markdown table: seconds (median and range over the repeats), and the peak of
+in a process of its own. Prints a Markdown table: seconds and CPU seconds (median and range over the repeats), and the peak of
 resident memory above that of a process that only imported the code (`VmHWM`, so on Linux alone).
 """
 
@@ -78,25 +78,25 @@ def peak() -> float:
 
 
 def measure(name: str, path: str, rows: int, pipe: "multiprocessing.connection.Connection") -> None:
-    """Send the seconds and the growth of peak memory, in MiB, that a piece of work takes in this process."""
+    """Send the seconds, the CPU seconds and the growth of peak memory, in MiB, that a piece of work takes here."""
     if path.endswith(".parquet"):
         import pyarrow.parquet  # noqa: F401  # its own memory is not the rows'
     before = peak()
-    start = time.perf_counter()
+    start, cpu = time.perf_counter(), time.process_time()
     count = WORK[name](pathlib.Path(path))
-    seconds = time.perf_counter() - start
+    seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
     if count != rows:
         raise SystemExit(f"{name}: {count} rows, not {rows}")
-    pipe.send((seconds, peak() - before))
+    pipe.send((seconds, cpu, peak() - before))
 
 
-def run(name: str, path: pathlib.Path, rows: int) -> tuple[float, float]:
+def run(name: str, path: pathlib.Path, rows: int) -> tuple[float, float, float]:
     """`measure` in a fresh process."""
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     process = context.Process(target=measure, args=(name, str(path), rows, theirs))
     process.start()
-    value: tuple[float, float] = ours.recv() if ours.poll(3600) else (float("nan"), float("nan"))
+    value: tuple[float, float, float] = ours.recv()
     process.join()
     return value
 
@@ -108,8 +108,8 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     options = parser.parse_args()
     print(f"Python {platform.python_version()}, {platform.machine()}, {platform.system()}; {options.repeats} repeats\n")
-    print("| file | work | rows | seconds, median (range) | peak memory above the start, MiB |")
-    print("|---|---|---:|---:|---:|")
+    print("| file | work | rows | seconds, median (range) | CPU seconds | peak memory above the start, MiB |")
+    print("|---|---|---:|---:|---:|---:|")
     jobs = [("jsonl", "stream"), ("json", "stream"), ("csv", "stream"), ("parquet", "stream")]
     jobs += [("jsonl", "distinct"), ("jsonl", "diff")]
     with tempfile.TemporaryDirectory() as folder:
@@ -119,9 +119,9 @@ def main() -> None:
             for ending, name in jobs:
                 path = pathlib.Path(folder) / f"{count}.{ending}"
                 taken = [run(name, path, count) for _ in range(options.repeats)]
-                seconds, memory = zip(*taken, strict=True)
-                spread = f"{statistics.median(seconds):.1f} ({min(seconds):.1f} to {max(seconds):.1f})"
-                print(f"| {ending} | {name} | {count:,} | {spread} | {max(memory):.0f} |")
+                *times, memory = zip(*taken, strict=True)
+                spreads = [f"{statistics.median(t):.1f} ({min(t):.1f} to {max(t):.1f})" for t in times]
+                print(f"| {ending} | {name} | {count:,} | {' | '.join(spreads)} | {max(memory):.0f} |")
                 sys.stdout.flush()
 
 

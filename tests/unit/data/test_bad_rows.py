@@ -138,24 +138,25 @@ def test_a_label_must_be_true_or_false_and_stay(tmp_path):
     assert refusal(path).startswith(":2: mixed formats: this row looks like kto, the rows before it like prompt_compl")
 
 
-@pytest.mark.parametrize("name", ["rows.jsonl", "rows.json", "rows.csv"])
-def test_a_line_of_50_mb_is_refused_without_loading_it(tmp_path, name):
+@pytest.mark.parametrize(
+    ("name", "start", "end"),
+    [("rows.jsonl", '{"prompt": "', '"}'), ("rows.json", '[{"prompt": "', '"}]'), ("rows.csv", 'prompt\n"', '"')],
+)
+def test_a_line_of_50_mb_is_refused_without_loading_it(tmp_path, monkeypatch, name, start, end):
+    assert places.MAX_ROW_BYTES < 50e6
+    monkeypatch.setattr(places, "MAX_ROW_BYTES", 2**20)
     path = tmp_path / name
-    start, end = {"jsonl": ('{"prompt": "', '"}'), "json": ('[{"prompt": "', '"}]'), "csv": ('prompt\n"', '"')}[
-        name.partition(".")[2]
-    ]
     with path.open("w") as file:
         file.write(start)
         for _ in range(50):
             file.write("x" * 2**20)
         file.write(end)
     tracemalloc.start()
-    with pytest.raises(DataError, match=r":[12]: longer than 16 MiB, the most that one row may have; split it"):
+    with pytest.raises(DataError, match=r":[12]: longer than 1 MiB, the most that one row may have; split it"):
         list(stream_rows(path))
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert peak < 6 * places.MAX_ROW_BYTES
-    assert path.stat().st_size > 50e6
+    assert peak < 8 * 2**20
 
 
 def test_a_csv_cell_that_never_ends_is_refused(tmp_path, monkeypatch):
