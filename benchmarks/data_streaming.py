@@ -4,8 +4,8 @@
 
 Generates files of short rows in a temporary folder and streams each through `stream_rows` (converted, with id,
 group and provenance), then through `distinct` (repeated ids found) and `data diff` of the file with itself, each
-in a process of its own. Prints a Markdown table: seconds and CPU seconds (median and range over the repeats), and the peak of
-resident memory above that of a process that only imported the code (`VmHWM`, so on Linux alone).
+in a process of its own. Prints a Markdown table: seconds and CPU seconds (median and range over the repeats), and
+the peak of resident memory above that of a process that only imported the code (`VmHWM`, so on Linux alone).
 """
 
 import argparse
@@ -39,7 +39,7 @@ def generate(path: pathlib.Path, count: int) -> None:
 
         schema = pyarrow.schema([("prompt", pyarrow.string()), ("completion", pyarrow.string())])
         with parquet.ParquetWriter(path, schema) as writer:
-            while batch := [row for row, _ in zip(rows, range(50_000), strict=False)]:
+            while batch := [row for _, row in zip(range(50_000), rows, strict=False)]:
                 writer.write_table(pyarrow.Table.from_pylist(batch, schema))
         return
     start, between, end = ("[", ",\n", "]") if path.suffix == ".json" else ("", "\n", "\n")
@@ -96,6 +96,7 @@ def run(name: str, path: pathlib.Path, rows: int) -> tuple[float, float, float]:
     ours, theirs = context.Pipe()
     process = context.Process(target=measure, args=(name, str(path), rows, theirs))
     process.start()
+    theirs.close()
     value: tuple[float, float, float] = ours.recv()
     process.join()
     return value
