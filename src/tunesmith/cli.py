@@ -4,7 +4,6 @@ Nothing heavy is imported before a command runs, so `--help` and configuration e
 """
 
 import functools
-import json
 import logging
 import os
 import sys
@@ -14,6 +13,9 @@ from typing import Any, Literal
 import click
 
 from tunesmith import summary
+from tunesmith.commands.data import data
+from tunesmith.commands.labels import labels
+from tunesmith.commands.options import json_option
 from tunesmith.config import Experiment, Policy, SearchSpace
 from tunesmith.config.overrides import apply, parse_assignments, parse_extra_arguments
 from tunesmith.errors import OutcomeError, Terminated, TunesmithError
@@ -58,19 +60,8 @@ def main() -> None:
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it warns of a kernel that nothing here needs
 
 
-def json_option(command: Callable[..., Any]) -> Callable[..., Any]:
-    """`--json`: print what the command returns as one line instead of as text.
-
-    The command returns a (machine-readable value, text) pair.
-    """
-
-    @click.option("--json", "as_json", is_flag=True, help="Print one machine-readable line.")
-    @functools.wraps(command)
-    def wrapped(*args: Any, as_json: bool, **options: Any) -> None:
-        value, text = command(*args, **options)
-        click.echo(json.dumps(value, default=str) if as_json else text)
-
-    return wrapped
+for group in (data, labels):
+    main.add_command(group)
 
 
 def experiment_argument(command: Callable[..., Any]) -> Callable[..., Any]:

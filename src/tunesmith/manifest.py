@@ -56,6 +56,26 @@ def writing(target: pathlib.Path) -> Iterator[pathlib.Path]:
         shutil.rmtree(aside, ignore_errors=True)
 
 
+@contextlib.contextmanager
+def writing_file(target: pathlib.Path) -> Iterator[pathlib.Path]:
+    """Give a temporary path beside `target` that replaces it, synced, when the block ends well.
+
+    A file already at `target` stays as it is, and nothing else appears, if the block raises.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{target.name}-", dir=target.parent)
+    os.close(handle)
+    aside = pathlib.Path(name)
+    try:
+        yield aside
+        aside.chmod(0o644)
+        _sync(aside)
+        aside.replace(target)
+        _sync(target.parent)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
 def _sync(path: pathlib.Path) -> None:
     handle = os.open(path, os.O_RDONLY)
     try:

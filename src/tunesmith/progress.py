@@ -1,15 +1,19 @@
 """What a person sees while work goes on, on stderr: lines that stay, and bars where there is a terminal."""
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 
 from tunesmith.config.overrides import short_name
+
+T = TypeVar("T")
+
+ROWS_PER_UPDATE = 1_000
 
 
 class Bar:
@@ -57,6 +61,17 @@ class Progress:
         task = self.bars.add_task(label, visible=False, loss="", total=None)
         try:
             yield Bar(self.bars, task)
+        finally:
+            self.bars.remove_task(task)
+
+    def count(self, label: str, rows: Iterable[T]) -> Iterator[T]:
+        """Pass rows on, showing how many there were so far; how many will come is not known."""
+        task = self.bars.add_task(label, loss="", total=None)
+        try:
+            for number, row in enumerate(rows, 1):
+                if number % ROWS_PER_UPDATE == 0:
+                    self.bars.update(task, completed=number)
+                yield row
         finally:
             self.bars.remove_task(task)
 

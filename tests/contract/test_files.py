@@ -63,7 +63,23 @@ def scalar_parameters(command: click.Command) -> dict[str, object]:
 
 
 def test_every_entry_point_is_a_command_and_every_command_an_entry_point():
-    assert set(PROJECT["entry_points"]) == set(cli.main.commands)
+    plain = {name for name, command in cli.main.commands.items() if not isinstance(command, click.Group)}
+    assert set(PROJECT["entry_points"]) == plain
+
+
+GROUPED = [
+    command
+    for group in cli.main.commands.values()
+    if isinstance(group, click.Group)
+    for command in group.commands.values()
+]
+
+
+@pytest.mark.parametrize("command", GROUPED, ids=lambda command: command.name)
+def test_a_command_of_a_group_explains_itself_and_speaks_json(command):
+    assert command.help
+    assert "as_json" in {parameter.name for parameter in command.params}
+    assert all(parameter.help for parameter in command.params if isinstance(parameter, click.Option))
 
 
 @pytest.mark.parametrize("entry", PROJECT["entry_points"])

@@ -10,7 +10,7 @@ from tunesmith.config import Experiment, overrides
 from tunesmith.data.dataset import load_dataset, load_rows, training_rows
 from tunesmith.data.digest import digest_of, digest_rows
 from tunesmith.data.formats import check_conversation
-from tunesmith.data.jsonl import read_jsonl
+from tunesmith.data.readers.lines import read_jsonl
 from tunesmith.data.split import split_of, stratified
 from tunesmith.data.tasks import fewer_items, load_items, load_tasks
 from tunesmith.errors import ConfigError, DataError
@@ -35,7 +35,7 @@ def row(**changes):
         (b"[1]\n", ":2: a row must be an object, not list"),
         (b'{"id": "\xff"}\n', ":2: not UTF-8 at byte 8"),
         (json.dumps(row(id="")).encode(), ":2: id: every row needs a non-empty text here"),
-        (json.dumps(row(group=3)).encode(), ":2: group: every row needs a non-empty text here"),
+        (json.dumps(row(group=[3])).encode(), ":2: group: every row needs a non-empty text here"),
         (json.dumps(row(messages=[])).encode(), ":2: messages: a list of at least a user and an assistant turn"),
         (json.dumps(row(messages=GOOD["messages"][::-1])).encode(), ":2: messages: turns must alternate"),
         (

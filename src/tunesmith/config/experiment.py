@@ -10,14 +10,16 @@ Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$", max_length=100)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Scheduler = Literal["linear", "cosine", "constant"]
 
+DataFormat = Literal["auto", "messages", "sharegpt", "alpaca", "prompt_completion", "preference", "kto", "questions"]
+
 SPLITS = ("train", "tune", "holdout", "bench")
 
 
 class SplitConfig(Section):
     """How rows are dealt out: by a hash of their group, so that no group crosses splits."""
 
-    by: Literal["group"] = "group"
-    """Rows with the same value in this field stay together."""
+    by: str = "group"
+    """Rows with the same value in this field stay together; without a `group`, rows with the same user turns."""
     train: Share = 0.55
     """Share of groups that training sees."""
     tune: Share = 0.10
@@ -54,7 +56,10 @@ class DataConfig(Section):
     """Where the rows come from and who sees which."""
 
     source: str
-    """JSONL file of conversations, relative to this file."""
+    """Rows: a JSONL, JSON, CSV or Parquet file or a `datasets` folder, relative to this file (`FOLDER:SPLIT`
+    names its split), or a hub data set `OWNER/NAME[/SUBSET][:SPLIT][@REVISION]`."""
+    format: DataFormat = "auto"
+    """Shape of the rows; auto takes what the keys of the first row show."""
     split: SplitConfig = SplitConfig()
     """Shares of the splits."""
     stratify_by: str = "intent"

@@ -15,7 +15,7 @@ class Task(Document):
     """`extract` compares what `pattern` finds in the reply with `answer`; `rouge` compares the reply
     with the reference (ROUGE-L) and scores the reference's perplexity; `multiple_choice` ranks choices."""
     rows: str | None = None
-    """JSONL file of the items, relative to this file; the experiment's conversations when null."""
+    """The items: a file relative to this one, or any source of rows; the experiment's conversations when null."""
     answer: str = "intent"
     """`extract`: the field that holds the right answer."""
     pattern: str = r"(.+)\s*$"

@@ -1,13 +1,13 @@
 """From an experiment's source file to its splits."""
 
 import functools
-import pathlib
 from collections.abc import Callable, Sequence
 
 from tunesmith.config.experiment import SPLITS, DataConfig, Experiment
 from tunesmith.data.digest import digest_rows
-from tunesmith.data.formats import check_conversation, check_row
-from tunesmith.data.jsonl import read_jsonl
+from tunesmith.data.formats import check_conversation
+from tunesmith.data.rows import distinct, placed_rows
+from tunesmith.data.sources import Source, find_source
 from tunesmith.data.split import split_of, stratified
 from tunesmith.errors import DataError
 from tunesmith.records import Dataset, Row, Split
@@ -19,29 +19,28 @@ def load_dataset(experiment: Experiment) -> Dataset:
     Raises `DataError` naming file and line of the first row that is not a conversation, and when a
     split that training needs stays empty.
     """
-    path = experiment.resolve(experiment.data.source)
-    rows = load_rows(path, check_conversation)
-    dealt = deal(rows, experiment.data)
+    source = source_of(experiment)
+    data = experiment.data
+    rows = load_rows(source, check_conversation, format=data.format, group_by=data.split.by)
+    dealt = deal(rows, data)
     for name in ("train", "tune"):
         if not dealt[name].rows:
-            raise DataError(f"{path}: no group fell into {name}; add rows or change data.split")
-    return Dataset(source=str(path), digest=digest_rows(rows), **dealt)
+            raise DataError(f"{source}: no group fell into {name}; add rows or change data.split")
+    return Dataset(source=str(source), digest=digest_rows(rows), **dealt)
+
+
+def source_of(experiment: Experiment) -> Source:
+    """The file, folder or hub data set that an experiment's rows come from."""
+    return find_source(experiment.data.source, folder=experiment.path.parent)
 
 
 @functools.lru_cache(maxsize=8)
-def load_rows(path: pathlib.Path, check: Callable[..., None]) -> tuple[Row, ...]:
-    """Read a JSONL file whose rows have unique ids, a group, and the shape that `check` demands."""
-    rows: list[Row] = []
-    seen: dict[str, int] = {}
-    for number, row in read_jsonl(path):
-        where = f"{path}:{number}"
-        check_row(row, where=where)
-        check(row, where=where)
-        if row["id"] in seen:
-            raise DataError(f"{where}: id: already used on line {seen[row['id']]}; ids must be unique")
-        seen[row["id"]] = number
-        rows.append(row)
-    return tuple(rows)
+def load_rows(
+    source: Source, check: Callable[..., None], *, format: str = "auto", group_by: str = "group"
+) -> tuple[Row, ...]:
+    """All canonical rows of a source, with unique ids, a group, and the shape that `check` demands."""
+    rows = placed_rows(source, check, format=format, group_by=group_by)
+    return tuple(row for _, row in distinct(rows))
 
 
 def deal(rows: Sequence[Row], config: DataConfig) -> dict[str, Split]:
@@ -49,7 +48,7 @@ def deal(rows: Sequence[Row], config: DataConfig) -> dict[str, Split]:
     shares = config.split.shares()
     dealt: dict[str, list[Row]] = {name: [] for name in SPLITS}
     for row in rows:
-        dealt[split_of(row[config.split.by], shares)].append(row)
+        dealt[split_of(row["group"], shares)].append(row)
     return {name: make_split(name, dealt[name]) for name in SPLITS}
 
 

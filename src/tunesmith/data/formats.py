@@ -1,5 +1,6 @@
 """The shapes a row may have, and the checks that a row has one of them."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from tunesmith.errors import DataError
@@ -8,14 +9,14 @@ from tunesmith.records import Row
 ROLES = ("system", "user", "assistant")
 
 
-def check_row(row: Row, *, where: str) -> None:
+def check_row(row: Row, *, where: object) -> None:
     """Raise `DataError` at `where` unless the row has an id and a group."""
     for key in ("id", "group"):
         if not isinstance(row.get(key), str) or not row[key]:
             raise DataError(f"{where}: {key}: every row needs a non-empty text here")
 
 
-def check_conversation(row: Row, *, where: str) -> None:
+def check_conversation(row: Row, *, where: object) -> None:
     """Raise `DataError` at `where` unless `messages` alternates turns and ends with the assistant's."""
     messages = row.get("messages")
     if not isinstance(messages, list) or len(messages) < 2:
@@ -39,7 +40,7 @@ def check_message(message: Any, *, where: str) -> str:
     return str(role)
 
 
-def check_question(row: Row, *, where: str) -> None:
+def check_question(row: Row, *, where: object) -> None:
     """Raise `DataError` at `where` unless the row is a multiple-choice question."""
     choices, answer = row.get("choices"), row.get("answer")
     if not isinstance(row.get("question"), str):
@@ -50,7 +51,46 @@ def check_question(row: Row, *, where: str) -> None:
         raise DataError(f"{where}: answer: must be the index of the right choice, 0 to {len(choices) - 1}")
 
 
+def check_preference(row: Row, *, where: object) -> None:
+    """Raise `DataError` at `where` unless the row is a preference pair: prompt, chosen, rejected."""
+    check_prompt(row, where=where)
+    for key in ("chosen", "rejected"):
+        check_answer(row.get(key), where=f"{where}: {key}")
+
+
+def check_kto(row: Row, *, where: object) -> None:
+    """Raise `DataError` at `where` unless the row is a prompt, a completion and whether it is wanted."""
+    check_prompt(row, where=where)
+    check_answer(row.get("completion"), where=f"{where}: completion")
+    if not isinstance(row.get("label"), bool):
+        raise DataError(f"{where}: label: must be true or false")
+
+
+def check_prompt(row: Row, *, where: object) -> None:
+    """Raise `DataError` at `where` unless `prompt` is messages that end with the user's."""
+    if check_turns(row.get("prompt"), where=f"{where}: prompt")[-1] != "user":
+        raise DataError(f"{where}: prompt: must end with the user's turn")
+
+
+def check_answer(turns: Any, *, where: str) -> None:
+    """Raise `DataError` at `where` unless `turns` are messages of which the last is the assistant's."""
+    if check_turns(turns, where=where)[-1] != "assistant":
+        raise DataError(f"{where}: must end with the assistant's turn")
+
+
+def check_turns(turns: Any, *, where: str) -> list[str]:
+    """Return the roles of a list of messages; raises `DataError` at `where` if it is not one."""
+    if not isinstance(turns, list) or not turns:
+        raise DataError(f"{where}: a list of messages is needed")
+    return [check_message(message, where=f"{where}[{n}]") for n, message in enumerate(turns)]
+
+
 def user_text(row: Row) -> str:
-    """What the user says in a conversation, normalised for comparison: case and spacing do not count."""
-    turns = [message["content"] for message in row["messages"] if message["role"] == "user"]
-    return " ".join(" ".join(turns).lower().split())
+    """What the user says in a row, normalised for comparison: case and spacing do not count.
+
+    Of a preference pair or KTO row that is the prompt, of a multiple-choice row the question. Turns
+    without a role or text count for nothing, so that rows can be compared before they are checked.
+    """
+    turns = row.get("messages") or row.get("prompt") or [{"role": "user", "content": row.get("question", "")}]
+    said = [turn.get("content") for turn in turns if isinstance(turn, Mapping) and turn.get("role") == "user"]
+    return " ".join(" ".join(text for text in said if isinstance(text, str)).lower().split())

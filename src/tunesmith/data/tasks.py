@@ -1,12 +1,12 @@
 """Evaluation items: which rows of which file a task is scored on, in which split."""
 
-import pathlib
 from collections.abc import Callable, Mapping, Sequence
 
 from tunesmith.config.experiment import Experiment
 from tunesmith.config.task import Task
-from tunesmith.data.dataset import deal, load_rows
+from tunesmith.data.dataset import deal, load_rows, source_of
 from tunesmith.data.formats import check_conversation, check_question
+from tunesmith.data.sources import Source, find_source
 from tunesmith.data.split import stratified
 from tunesmith.errors import ConfigError, DataError
 from tunesmith.records import Row
@@ -32,16 +32,18 @@ def load_items(tasks: Mapping[str, Task], experiment: Experiment, split: str) ->
     """All items of a split by task; raises `DataError` when a task has none there."""
     items: dict[str, Sequence[Row]] = {}
     for name, task in tasks.items():
-        rows = load_rows(item_file(task, experiment), item_check(task))
+        source = item_source(task, experiment)
+        format = "auto" if task.rows else experiment.data.format
+        rows = load_rows(source, item_check(task), format=format, group_by=experiment.data.split.by)
         items[name] = deal(rows, experiment.data)[split].rows
         if not items[name]:
             raise DataError(f"{task.path}: none of its rows falls into {split}; add rows or change data.split")
     return items
 
 
-def item_file(task: Task, experiment: Experiment) -> pathlib.Path:
-    """The file a task's rows come from."""
-    return task.resolve(task.rows) if task.rows else experiment.resolve(experiment.data.source)
+def item_source(task: Task, experiment: Experiment) -> Source:
+    """Where a task's rows come from."""
+    return find_source(task.rows, folder=task.path.parent) if task.rows else source_of(experiment)
 
 
 def item_check(task: Task) -> Callable[..., None]:
@@ -58,14 +60,14 @@ def fewer_items(
     the rows, the others share the rest. With `keep_primary`, that one task keeps all of its rows.
     """
     name_of_primary = experiment.evaluation.primary.split("/")[1]
-    primary = item_file(tasks[name_of_primary], experiment)
-    files = {item_file(task, experiment) for task in tasks.values()}
+    primary = item_source(tasks[name_of_primary], experiment)
+    files = {item_source(task, experiment) for task in tasks.values()}
     limit = experiment.evaluation.trial_items
     half = limit if len(files) == 1 else limit // 2
     rest = (limit - half) // max(1, len(files) - 1)
     chosen: dict[str, Sequence[Row]] = {}
     for name, rows in items.items():
-        count = half if item_file(tasks[name], experiment) == primary else rest
+        count = half if item_source(tasks[name], experiment) == primary else rest
         whole = keep_primary and name == name_of_primary
         chosen[name] = rows if whole else stratified(rows, count, by=experiment.data.stratify_by)
     return chosen

@@ -1,0 +1,1 @@
+"""Groups of commands, which live on the command line alone."""

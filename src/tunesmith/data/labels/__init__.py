@@ -1,0 +1,1 @@
+"""Human labels: rows out to Label Studio or Prodigy, and judgements back in as rows."""
