@@ -90,8 +90,8 @@ def table(result: dict[str, Any]) -> str:
         lines.append("| " + " | ".join(map(str, values)) + " |")
     lines += [
         "",
-        f"precision {result['precision']:.3f}: {len(result['sound_rows_touched'])} of {result['sound_rows']} sound rows "
-        f"were taken; kept {result['kept']} of {result['rows']} in {result['passes']} passes, "
+        f"precision {result['precision']:.3f}: {len(result['sound_rows_touched'])} of {result['sound_rows']} sound "
+        f"rows were taken; kept {result['kept']} of {result['rows']} in {result['passes']} passes, "
         f"{result['seconds']} s, embeddings {result['embeddings']}",
     ]
     return "\n".join(lines)
