@@ -1,4 +1,4 @@
-"""Does training on what curation kept beat training on everything?
+"""Whether training on what curation kept beats training on everything.
 
     python benchmarks/curated_vs_raw.py [--rows 240] [--seeds 3] [--out RESULT.json]
 
@@ -89,7 +89,8 @@ def train(
     values = {"seed": seed, "method.epochs": epochs, "data.train_rows": rows}
     job = Job(overrides.apply(bench.experiment, values), "bench", str(folder))
     done = bench.execute(job, Silent())
-    assert done.trained is not None
+    if done.trained is None:
+        raise RuntimeError("nothing was trained")
     return done.scores, dict(done.trained.metrics)
 
 

@@ -108,8 +108,21 @@ def test_the_base_models_losses_are_computed_once(project, invoke, monkeypatch, 
     assert json.loads(again.stdout)["audit/base_loss"] == json.loads(first.stdout)["audit/base_loss"]
 
 
-def test_the_raw_demo_fails(invoke):
-    done = invoke("audit", "experiments/raw.yaml", "--no-log", "--set", "data.audit.meaning.embeddings=tfidf")
-    assert done.exit_code == 1
-    for check in ("turns", "markup", "personal data", "secrets", "duplicates", "holdout in train", "task general in train"):
-        assert f"✗ {check}: " in done.stdout
+def test_the_raw_demo_fails_and_is_refused(root):
+    from tunesmith.audit.checks import require_clean
+    from tunesmith.config import Experiment, overrides
+    from tunesmith.errors import OutcomeError
+
+    experiment = Experiment.from_yaml(root / "experiments/raw.yaml")
+    with pytest.raises(OutcomeError, match="raw.yaml: the data fails its audit: turns: 75"):
+        require_clean(experiment)
+    report = require_clean(overrides.apply(experiment, {"data.force": True}))
+    failed = {finding.check for finding in report.failed}
+    assert {"turns", "empty turns", "encoding", "markup", "personal data", "secrets", "duplicates"} <= failed
+    assert {
+        "near duplicates",
+        "contradictions",
+        "holdout in train",
+        "sanity in train",
+        "task general in train",
+    } <= failed

@@ -8,13 +8,13 @@ import numpy as np
 
 from tunesmith.audit.material import HELD_OUT, Material, Reference, contents
 from tunesmith.audit.result import Action, Check, Result
-from tunesmith.audit.text import Vocabulary, normalise, words
+from tunesmith.audit.text import Vocabulary, words
 from tunesmith.records import Severity
 
 SHORTEST = 5
 """Fewest words of a question that a training row can give away."""
 ROWS_PER_GRAM = 50
-"""A run of words in more training rows than this is a turn of phrase, and no row is looked up by it."""
+"""A run of words names at most so many training rows: more of them share a turn of phrase, or one leak."""
 
 
 def checks(material: Material) -> list[Check]:
@@ -113,7 +113,7 @@ class NgramIndex:
     def hits(self, grams: np.ndarray) -> dict[int, int]:
         """How many of `grams` each row holds."""
         starts, ends = np.searchsorted(self.values, grams, "left"), np.searchsorted(self.values, grams, "right")
-        spans = [self.rows[a:b] for a, b in zip(starts, ends, strict=True) if 0 < b - a <= ROWS_PER_GRAM]
+        spans = [self.rows[a : min(b, a + ROWS_PER_GRAM)] for a, b in zip(starts, ends, strict=True) if a < b]
         if not spans:
             return {}
         rows, counts = np.unique(np.concatenate(spans), return_counts=True)
@@ -127,8 +127,7 @@ def excluded(material: Material, length: int) -> np.ndarray:
 
 def quoted_ngrams(material: Material, length: int) -> np.ndarray:
     """Compute what `excluded` gives."""
-    system = {normalise(contents(row, "system")) for row in material.rows}
-    texts = [*material.knowledge, *system]
+    texts = [*material.knowledge, *{contents(row, "system") for row in material.rows}]
     grams = [material.vocabulary.ngrams(words(text), length) for text in texts]
     return np.unique(np.concatenate([np.empty(0, dtype=np.uint64), *grams]))
 
@@ -145,8 +144,7 @@ def answers_in_train(material: Material) -> Result:
     forbidden = np.setdiff1d(np.concatenate([np.empty(0, dtype=np.uint64), *known]), excluded(material, length))
     rows = {}
     for row in material.train:
-        shared = np.isin(answer_ngrams(material.answers[row], length, vocabulary), forbidden)
-        if shared.any():
+        if intersects(answer_ngrams(material.answers[row], length, vocabulary), forbidden):
             rows[row] = f"shares {length} words in a row with a held-out answer"
     share = len(rows) / max(1, len(material.train))
     return Result(rows, detail=f"{share:.2%} of training rows", passed=not rows)
@@ -155,3 +153,11 @@ def answers_in_train(material: Material) -> Result:
 def answer_ngrams(answer: str, length: int, vocabulary: Vocabulary) -> np.ndarray:
     """The n-grams of an answer."""
     return vocabulary.ngrams(words(answer), length)
+
+
+def intersects(few: np.ndarray, many: np.ndarray) -> bool:
+    """Whether two sorted arrays have a number in common; the time hardly grows with `many`."""
+    if not len(few) or not len(many):
+        return False
+    places = np.minimum(np.searchsorted(many, few), len(many) - 1)
+    return bool((many[places] == few).any())

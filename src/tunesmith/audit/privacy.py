@@ -90,7 +90,7 @@ DETECTORS = (
 )
 """From the most to the least certain; text that one has claimed the next does not see."""
 
-HINT = re.compile(r"@|\d{3}|[A-Za-z0-9+/_-]{24}|BEGIN")
+HINT = re.compile(r"@|\d{3}|[A-Za-z0-9+/_-]{20}|BEGIN|xox")
 
 
 def digits(text: str) -> str:
@@ -163,15 +163,6 @@ def redact(row: Row, material: Material) -> Row:
 
 
 def _having(material: Material, wanted: Callable[[str], bool]) -> Result:
-    found = {}
-    for n, row in enumerate(material.rows):
-        kinds = sorted(kind for kind in row_kinds(row, material) if wanted(kind))
-        if kinds:
-            found[n] = f"has {', '.join(kinds)}"
-    return caught(found, len(material.rows), "rows")
-
-
-CHECKS = (
-    Check("personal data", "privacy", personal_data, limit="max_private_rate", action=Action.EDIT, edit=redact),
-    Check("secrets", "privacy", secrets, limit="max_private_rate", action=Action.EDIT, edit=redact),
-)
+    kinds = material.once("private kinds", lambda: [sorted(row_kinds(row, material)) for row in material.rows])
+    chosen = {n: [kind for kind in found if wanted(kind)] for n, found in enumerate(kinds)}
+    return caught({n: f"has {', '.join(found)}" for n, found in chosen.items() if found}, len(chosen), "rows")
