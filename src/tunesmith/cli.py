@@ -91,19 +91,40 @@ def doctor(reap: bool) -> tuple[Any, str]:
     return [vars(finding) for finding in findings], summary.doctor_text(findings)
 
 
+def yes_or_no(name: str, text: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """A flag that `mlflow run` can pass too, as `-P name=yes`."""
+    return click.option(
+        name, default="no", flag_value="yes", is_flag=False, type=click.Choice(["yes", "no"]), help=text
+    )
+
+
 @main.command(context_settings=OVERRIDABLE)
 @experiment_argument
+@yes_or_no("--model", "Also ask the base model what it finds trivial or impossible (minutes on a CPU).")
+@yes_or_no("--curate", "Write the rows that pass, and a ledger of what was done to the others.")
+@click.option(
+    "--out",
+    default="",
+    help="Where --curate writes the rows; the ledger goes beside it. A new name beside the source if empty.",
+)
+@click.option("--html", default="", help="Also write the report as an HTML page to this file.")
+@click.option("--no-log", is_flag=True, help="Log no run to MLflow.")
 @json_option
-def audit(experiment: Experiment) -> tuple[Any, str]:
-    """Check the data of EXPERIMENT; fails beyond its limits."""
-    from tunesmith.audit.checks import audit_experiment
+def audit(experiment: Experiment, model: str, curate: str, out: str, html: str, no_log: bool) -> tuple[Any, str]:
+    """Report on the data of EXPERIMENT; fails beyond the limits of its `data.audit`."""
+    from tunesmith.audit import desk
+    from tunesmith.audit import report as reports
 
-    report = audit_experiment(experiment)
-    text = summary.audit_text(report)
-    if not report.passed:
-        click.echo(text)
+    with Progress() as progress:
+        if curate == "yes":
+            curated, written, ledger = desk.curate_experiment(experiment, progress, out=out)
+            value = {"kept": len(curated.kept), "of": len(curated.source), "out": written, "ledger": ledger}
+            return {**value, "counts": curated.counts()}, summary.curation_text(curated, written, ledger)
+        found = desk.audit_and_log(experiment, progress, model=model == "yes", page=html, log=not no_log)
+    if not found.passed:
+        click.echo(summary.audit_text(found))
         raise OutcomeError(f"{experiment.path}: the data is beyond the limits of data.audit")
-    return {"passed": True, **report.metrics}, text
+    return reports.value(found), summary.audit_text(found)
 
 
 @main.command(context_settings=OVERRIDABLE)

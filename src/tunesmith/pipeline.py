@@ -5,12 +5,12 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from tunesmith.audit.checks import audit_experiment, require_clean
+from tunesmith.audit.checks import require_clean
 from tunesmith.config import overrides
 from tunesmith.config.experiment import Experiment
 from tunesmith.config.policy import Policy
 from tunesmith.config.space import SearchSpace
-from tunesmith.data.dataset import training_rows
+from tunesmith.data.dataset import load_dataset, training_rows
 from tunesmith.data.digest import digest_of
 from tunesmith.data.tasks import load_items, load_tasks
 from tunesmith.errors import ModelError, RegistryError
@@ -52,6 +52,7 @@ class SweepOutcome:
 
 def preflight(experiment: Experiment) -> AuditReport:
     """Find out whatever would stop a run later: data, tasks, device, base model. Writes nothing."""
+    load_dataset(experiment)
     report = require_clean(experiment)
     for split in ("tune", "holdout"):
         load_items(load_tasks(experiment), experiment, split)
@@ -114,6 +115,8 @@ def log_run(run: Run, experiment: Experiment, report: AuditReport) -> None:
     tree = experiment.tree()
     run.json(tree, "experiment.json")
     run.tags({"config_sha256": digest_of(tree), "data_sha256": report.data_digest})
+    if not report.passed:
+        run.tags({"data_forced": ", ".join(finding.check for finding in report.failed)})
     run.metrics(dict(report.metrics))
 
 
@@ -199,11 +202,10 @@ def log_winner(parent: Run, study: SweepStudy, winner: Candidate, scores: Scores
 def register(experiment: Experiment, policy: Policy, run_id: str, scores: Scores) -> str:
     """Package a run's adapter and register it as candidate; returns the version's number."""
     run = runs.attach(run_id)
-    report = audit_experiment(experiment)
     contents = Contents(
         base=resolve(experiment.model.base, revision=experiment.model.revision),
         experiment=experiment.tree(),
-        data={"source_sha256": report.data_digest, "scores_digest": scores.digest},
+        data={"source_sha256": load_dataset(experiment).digest, "scores_digest": scores.digest},
         max_new_tokens=REPLY_TOKENS,
     )
     with tempfile.TemporaryDirectory(dir=store.state_folder()) as scratch:

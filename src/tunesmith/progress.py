@@ -32,6 +32,10 @@ class Bar:
         if "train/loss" in values:
             self.bars.update(self.task, completed=step, loss=f"loss {values['train/loss']:.3f}")
 
+    def at(self, done: int, total: int, label: str) -> None:
+        """So many of so many pieces of work are done, and this one is under way."""
+        self.bars.update(self.task, completed=done, total=total, description=label, visible=True)
+
 
 class Progress:
     """Lines and bars; a context manager, so that the bars are gone when it ends."""

@@ -2,7 +2,7 @@
 
 import enum
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 Row = Mapping[str, Any]
@@ -34,29 +34,53 @@ class Dataset:
         return self.train, self.tune, self.holdout, self.bench
 
 
+class Severity(enum.StrEnum):
+    """What a finding beyond its limit means: the data is refused, it is worth a look, or it is worth knowing."""
+
+    BLOCK = "block"
+    WARN = "warn"
+    NOTE = "note"
+
+
 @dataclass(frozen=True)
 class Finding:
     """One check of the audit: how many rows it caught, and whether that is within the limits."""
 
     check: str
+    quality: str
+    severity: Severity
     passed: bool
     count: int
     detail: str
     examples: tuple[str, ...] = ()
 
+    @property
+    def verdict(self) -> str:
+        """`pass`; or beyond the limit, `fail`, `warn` or `note` by severity."""
+        return "pass" if self.passed else {Severity.BLOCK: "fail"}.get(self.severity, str(self.severity))
+
 
 @dataclass(frozen=True)
 class AuditReport:
-    """What the audit found in a data set."""
+    """What the audit found in a data set.
+
+    `series` holds the numbers behind the plots, by title.
+    """
 
     data_digest: str
     findings: tuple[Finding, ...]
     metrics: Mapping[str, float]
+    series: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+
+    @property
+    def failed(self) -> tuple[Finding, ...]:
+        """The findings because of which the data is refused."""
+        return tuple(finding for finding in self.findings if finding.verdict == "fail")
 
     @property
     def passed(self) -> bool:
-        """Whether every check is within its limits."""
-        return all(finding.passed for finding in self.findings)
+        """Whether every check that blocks is within its limits."""
+        return not self.failed
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,13 @@ from tunesmith.progress import describe
 from tunesmith.records import AuditReport, Scores, TrainedRun, Verdict
 
 if TYPE_CHECKING:
+    from tunesmith.audit.curate import Curated
     from tunesmith.doctor import Diagnosis
     from tunesmith.pipeline import SweepOutcome
     from tunesmith.train.plan import Plan
 
 MARKS = {"ok": "✓", "warning": "!", "error": "✗", "pass": "✓", "fail": "✗", "inconclusive": "?"}
+MARKS |= {"warn": "!", "note": "·"}
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -105,13 +107,32 @@ def training_text(run_id: str, trained: TrainedRun, scores: Scores) -> str:
 
 
 def audit_text(report: AuditReport) -> str:
-    """Every finding of an audit."""
-    lines = []
+    """Every finding of an audit, by quality, with the rows it names."""
+    lines, quality = [], ""
     for finding in report.findings:
-        mark = MARKS["ok" if finding.passed else "error"]
+        if finding.quality != quality:
+            quality = finding.quality
+            lines.append(f"{quality}:")
+        mark = MARKS["ok" if finding.passed else finding.verdict]
         rows = f" ({', '.join(finding.examples)})" if finding.examples else ""
-        lines.append(f"{mark} {finding.check}: {finding.count}, {finding.detail}{rows}")
-    return "\n".join(lines)
+        lines.append(f"  {mark} {finding.check}: {finding.count}, {finding.detail}{rows}")
+    warnings = sum(finding.verdict == "warn" for finding in report.findings)
+    verdict = "passes" if report.passed else f"fails: {', '.join(finding.check for finding in report.failed)}"
+    return "\n".join([*lines, "", f"the data {verdict}; {warnings} warnings"])
+
+
+def curation_text(curated: "Curated", out: str, ledger: str) -> str:
+    """What curation kept, what it did with the rest, and where it wrote both."""
+    counts = sorted(curated.counts().items(), key=lambda item: -item[1])
+    rows = [(name, str(count)) for name, count in counts]
+    return "\n".join(
+        [
+            table(("by the check that decided", "rows"), rows) if rows else "nothing to mend",
+            "",
+            f"kept {len(curated.kept)} of {len(curated.source)} rows in {curated.passes} passes: {out}",
+            f"what was done to the others: {ledger}",
+        ]
+    )
 
 
 def plan_text(experiment: Experiment, plan: "Plan") -> str:

@@ -1,75 +1,131 @@
-"""Checks over a data set's rows."""
+"""The table of all checks, and the report over them."""
 
-from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import reduce
+from typing import Any
 
-from tunesmith.config.experiment import AuditLimits, Experiment
-from tunesmith.data.dataset import load_dataset
-from tunesmith.data.digest import canonical
-from tunesmith.data.formats import user_text
-from tunesmith.errors import OutcomeError
-from tunesmith.records import AuditReport, Dataset, Finding, Row
+from tunesmith.audit import (
+    accuracy,
+    contamination,
+    diversity,
+    duplicates,
+    formatting,
+    preferences,
+    privacy,
+    relevance,
+    size,
+)
+from tunesmith.audit.material import Material, load_material
+from tunesmith.audit.result import Check, Result
+from tunesmith.config.audit import AuditLimits
+from tunesmith.config.experiment import Experiment
+from tunesmith.data.digest import digest_rows
+from tunesmith.errors import ModelError, OutcomeError
+from tunesmith.records import AuditReport, Finding, Severity
 
 EXAMPLES = 5
 
+Told = Callable[[str], None]
+"""Hears the name of each check as it begins."""
 
-def audit_experiment(experiment: Experiment) -> AuditReport:
-    """Audit the rows of an experiment against its own limits."""
-    return audit(load_dataset(experiment), experiment.data.audit)
+
+def quiet(_: str) -> None:
+    """Tell nobody."""
+
+
+def audit_experiment(experiment: Experiment, *, more: Sequence[Check] = (), told: Told = quiet) -> AuditReport:
+    """Audit the rows of an experiment against its own limits, with all checks and those in `more`."""
+    material = load_material(experiment)
+    return report(material, [*all_checks(material), *token_checks(experiment), *more], told=told)
 
 
 def require_clean(experiment: Experiment) -> AuditReport:
-    """Audit the rows of an experiment; raises `OutcomeError` when they are beyond its limits."""
-    report = audit_experiment(experiment)
-    failed = [finding for finding in report.findings if not finding.passed]
-    if failed:
-        worst = failed[0]
+    """Audit the rows of an experiment by the checks that bar training.
+
+    Raises `OutcomeError` when they are beyond the limits, unless `data.force` is set.
+    """
+    material = load_material(experiment)
+    found = report(material, [check for check in all_checks(material) if check.severity is Severity.BLOCK])
+    if found.failed and not experiment.data.force:
+        worst = found.failed[0]
         example = f" (first: {worst.examples[0]})" if worst.examples else ""
         raise OutcomeError(
             f"{experiment.path}: the data fails its audit: {worst.check}: {worst.count}, {worst.detail}{example}; "
-            "run `tunesmith audit` for all findings"
+            "run `tunesmith audit` for all findings, `tunesmith audit --curate` to mend them, "
+            "or set data.force to train all the same"
         )
-    return report
+    return found
 
 
-def audit(dataset: Dataset, limits: AuditLimits) -> AuditReport:
-    """Check size, exact duplicates, and customer turns of held-out splits that also occur in train.
-
-    Metrics: `audit/rows`, `audit/duplicate_rate` (share of all rows that repeat another), and
-    `audit/SPLIT_overlap` (share of a split's rows whose user turns occur in train).
-    """
-    rows = [row for split in dataset.splits for row in split.rows]
-    repeated = duplicates(rows)
-    overlaps = {split.name: overlap(split.rows, dataset.train.rows) for split in dataset.splits[1:]}
-    metrics = {"audit/rows": float(len(rows)), "audit/duplicate_rate": len(repeated) / len(rows)}
-    metrics |= {
-        f"audit/{split.name}_overlap": len(overlaps[split.name]) / max(1, len(split.rows))
-        for split in dataset.splits[1:]
-    }
-    findings = [
-        Finding("size", len(rows) >= limits.min_rows, len(rows), f"rows; at least {limits.min_rows} wanted"),
-        _limited("duplicates", repeated, metrics["audit/duplicate_rate"], limits.max_duplicate_rate, of="all rows"),
+def all_checks(material: Material) -> list[Check]:
+    """Every check that needs no model, in the order in which curation goes through them."""
+    return [
+        *size.CHECKS,
+        *formatting.CHECKS,
+        *privacy.CHECKS,
+        *preferences.checks(material),
+        duplicates.CHECKS[0],
+        *contamination.checks(material),
+        *duplicates.CHECKS[1:],
+        *relevance.CHECKS,
+        *accuracy.CHECKS,
+        *diversity.CHECKS,
     ]
-    for name, found in overlaps.items():
-        share = metrics[f"audit/{name}_overlap"]
-        findings.append(_limited(f"{name} in train", found, share, limits.max_holdout_overlap, of=name))
-    return AuditReport(dataset.digest, tuple(findings), metrics)
 
 
-def duplicates(rows: Sequence[Row]) -> list[str]:
-    """Ids of rows whose messages repeat those of an earlier row exactly."""
-    seen: dict[str, list[str]] = defaultdict(list)
-    for row in rows:
-        seen[canonical(row["messages"])].append(row["id"])
-    return sorted(repeat for ids in seen.values() for repeat in ids[1:])
+def token_checks(experiment: Experiment) -> Sequence[Check]:
+    """The checks that need the base model's tokeniser; one that only says why, where it cannot be had."""
+    from tunesmith.audit import tokens
+    from tunesmith.models.loading import load_tokenizer
+    from tunesmith.models.references import resolve
+
+    try:
+        tokenizer = load_tokenizer(resolve(experiment.model.base, revision=experiment.model.revision))
+    except ModelError as error:
+        reason = str(error)
+        return (Check("tokens", "formatting", lambda _: Result({}, skipped=reason), severity=Severity.WARN),)
+    return tokens.checks(tokenizer, experiment.model.max_length)
 
 
-def overlap(rows: Sequence[Row], train: Sequence[Row]) -> list[str]:
-    """Ids of rows whose user turns, case and spacing aside, also occur in train."""
-    known = {user_text(row) for row in train}
-    return sorted(row["id"] for row in rows if user_text(row) in known)
+def report(material: Material, checks: Sequence[Check], *, told: Told = quiet) -> AuditReport:
+    """Make the checks. Metrics: `audit/rows`, and for each check with a limit `audit/NAME_rate`."""
+    findings, metrics = [], {"audit/rows": float(len(material.rows))}
+    series: dict[str, tuple[float, ...]] = {}
+    for check in checks:
+        told(check.name)
+        result = check.find(material)
+        findings.append(finding(check, result, material))
+        if check.limit is not None and not result.skipped:
+            metrics[f"audit/{METRICS.get(check.name, check.name.replace(' ', '_'))}_rate"] = result.share
+        metrics |= result.metrics
+        series |= result.series
+    return AuditReport(digest_rows(material.rows), tuple(by_quality(findings)), metrics, series)
 
 
-def _limited(check: str, ids: Sequence[str], share: float, limit: float, *, of: str) -> Finding:
-    detail = f"{share:.2%} of {of}; at most {limit:.2%} allowed"
-    return Finding(check, share <= limit, len(ids), detail, tuple(ids[:EXAMPLES]))
+def by_quality(findings: Sequence[Finding]) -> list[Finding]:
+    """The findings, those of one quality together, in the order in which the qualities first come."""
+    order = list(dict.fromkeys(finding.quality for finding in findings))
+    return sorted(findings, key=lambda finding: order.index(finding.quality))
+
+
+METRICS = {"duplicates": "duplicate", "near duplicates": "near_duplicate"}
+
+
+def finding(check: Check, result: Result, material: Material) -> Finding:
+    """A check's result against its limit."""
+    about = (check.name, check.quality, check.severity)
+    if result.skipped:
+        return Finding(*about, passed=True, count=0, detail=f"not checked: {result.skipped}")
+    detail, passed = result.detail, bool(result.passed)
+    if check.limit is not None:
+        allowed = limit_of(material.limits, check.limit)
+        detail, passed = f"{detail}; at most {allowed:.2%} allowed", result.share <= allowed
+    count = len(result.rows) if result.count is None else result.count
+    examples = tuple(material.id(n) for n in sorted(result.rows)[:EXAMPLES])
+    return Finding(*about, passed=passed, count=count, detail=detail, examples=examples)
+
+
+def limit_of(limits: AuditLimits, name: str) -> float:
+    """The value of a dotted field of `data.audit`."""
+    value: Any = reduce(getattr, name.split("."), limits)
+    return float(value)

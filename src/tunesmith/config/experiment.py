@@ -4,6 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from tunesmith.config.audit import AuditLimits
 from tunesmith.config.strict import Document, Section
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$", max_length=100)]
@@ -41,17 +42,6 @@ class SplitConfig(Section):
         return {name: getattr(self, name) for name in SPLITS}
 
 
-class AuditLimits(Section):
-    """What the audit lets pass."""
-
-    max_duplicate_rate: Share = 0.0
-    """Largest share of rows that repeat another row exactly."""
-    max_holdout_overlap: Share = 0.0
-    """Largest share of holdout rows whose customer turns also occur in train."""
-    min_rows: Annotated[int, Field(ge=1)] = 1
-    """Fewest rows that the source may have."""
-
-
 class DataConfig(Section):
     """Where the rows come from and who sees which."""
 
@@ -68,8 +58,14 @@ class DataConfig(Section):
     """Train on a stratified subset of this many rows; all of them when null."""
     search_rows: Annotated[int, Field(ge=1)] | None = None
     """What a sweep sets `train_rows` to; all rows when null."""
+    sanity: str | None = None
+    """JSONL file of plain questions that show what the domain is, relative to this file."""
+    knowledge: Annotated[list[str], Field(default_factory=list)]
+    """Text files of what the answers may quote (a handbook), relative to this file."""
     audit: AuditLimits = AuditLimits()
     """Limits beyond which the audit fails."""
+    force: bool = False
+    """Train even on data that the audit refuses; the run says so."""
 
 
 class ModelConfig(Section):
