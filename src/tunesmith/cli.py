@@ -173,12 +173,11 @@ def whole_story(experiment: Experiment, space: str, policy: str, trials: int) ->
     from tunesmith import pipeline
 
     with Progress() as progress:
-        outcome, version, verdict = pipeline.main(experiment, loaded_space, loaded_policy, progress, trials=trials)
+        outcome, verdict, move = pipeline.main(experiment, loaded_space, loaded_policy, progress, trials=trials)
     click.echo(summary.sweep_text(outcome, loaded_policy), err=True)
-    require_pass(verdict, loaded_policy)
-    return {**summary.sweep_value(outcome), "champion": version}, summary.promotion_text(
-        loaded_policy, version, verdict
-    )
+    champion = require_pass(verdict, move, loaded_policy)
+    value = {**summary.sweep_value(outcome), "champion": champion.version}
+    return value, summary.promotion_text(loaded_policy, champion, verdict)
 
 
 @main.command()
@@ -198,36 +197,60 @@ def evaluate(model: str, experiment: str, split: Literal["tune", "bench"]) -> tu
 
 @main.command()
 @click.argument("policy", default=POLICY)
-@click.option("--reason", default="", help="Why, for the record.")
+@click.option("--reason", default="", help="Why, for the ledger.")
+@click.option("--expect", default="", help="Refuse unless this version (or `none`) is champion now.")
+@click.option("--force", is_flag=True, help="Let a search's winner pass that was never confirmed; the ledger says so.")
+@click.option("--reuse-holdout", is_flag=True, help="Promote past the holdout's budget; the ledger says so.")
 @json_option
-def promote(policy: str, reason: str) -> tuple[Any, str]:
-    """Judge the candidate by the gates of POLICY and, if it passes, make it champion."""
+def promote(policy: str, reason: str, expect: str, force: bool, reuse_holdout: bool) -> tuple[Any, str]:
+    """Verify and judge the candidate of POLICY and, if it passes every gate, make it champion."""
     loaded = Policy.from_yaml(policy)
-    from tunesmith import pipeline
+    from tunesmith import promotion
 
-    version, verdict = pipeline.promote(loaded, reason=reason)
-    require_pass(verdict, loaded)
-    return {"champion": version, "verdict": verdict.decision}, summary.promotion_text(loaded, version, verdict)
+    request = promotion.Request(reason=reason, expect=expect, force=force, reuse_holdout=reuse_holdout)
+    verdict, move = promotion.promote(loaded, request)
+    champion = require_pass(verdict, move, loaded)
+    return {**vars(champion), "verdict": verdict.decision}, summary.promotion_text(loaded, champion, verdict)
 
 
 @main.command()
 @click.argument("policy", default=POLICY)
+@click.option("--reason", default="", help="Why, for the ledger.")
 @json_option
-def rollback(policy: str) -> tuple[Any, str]:
-    """Give the previous champion of POLICY its alias back."""
+def rollback(policy: str, reason: str) -> tuple[Any, str]:
+    """Give the previous verified champion of POLICY its alias back, without running gates."""
     loaded = Policy.from_yaml(policy)
-    from tunesmith import pipeline
+    from tunesmith import promotion
 
-    deposed, restored = pipeline.rollback(loaded)
-    text = f"{loaded.model}: champion is version {restored} again (was {deposed})"
-    return {"champion": restored, "was": deposed}, text
+    move = promotion.rollback(loaded, reason=reason)
+    return vars(move), summary.rollback_text(loaded, move)
 
 
-def require_pass(verdict: Any, policy: Policy) -> None:
-    """Show the gates and exit 1 unless all passed."""
-    if verdict.decision != "pass":
+@main.command()
+@click.argument("policy", default=POLICY)
+@click.option("--verify", is_flag=True, help="Fail when an entry was changed or the alias was moved past the ledger.")
+@click.option("--head", default="", help="SHA-256 of an entry noted down elsewhere, which must still be there.")
+@json_option
+def history(policy: str, verify: bool, head: str) -> tuple[Any, str]:
+    """Print the ledger of POLICY: every promotion and rollback, by whom and why."""
+    loaded = Policy.from_yaml(policy)
+    from tunesmith import promotion
+
+    found = promotion.history(loaded, head=head)
+    text = summary.history_text(found, verify=verify or bool(head))
+    if found.faults and (verify or head):
+        click.echo(text)
+        raise OutcomeError(f"{loaded.model}: {found.faults[0]}")
+    entries = [json.loads(entry.text) for entry in found.entries]
+    return {"entries": entries, "head": found.head, "faults": found.faults}, text
+
+
+def require_pass(verdict: Any, move: Any, policy: Policy) -> Any:
+    """The move of a promotion; shows the gates and exits 1 when they did not let it happen."""
+    if move is None:
         click.echo(summary.verdict_text(verdict), err=True)
         raise OutcomeError(f"{policy.model}: not promoted: the verdict is {verdict.decision}")
+    return move
 
 
 if __name__ == "__main__":
