@@ -28,7 +28,7 @@ class ChatModel(PythonModel):
         from tunesmith.registry.verify import verify_package
 
         package = pathlib.Path(context.artifacts["package"])
-        verify_package(package, expected=(context.model_config or {}).get("package_sha256"))
+        verify_package(package, expected=(context.model_config or {}).get("files"))
         stored = self._read(package / "base.json")
         tokenizer = LocalModel(stored["reference"], package / "tokenizer", stored["sha256"])
         self.tokenizer = load_tokenizer(tokenizer)

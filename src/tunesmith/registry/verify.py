@@ -40,14 +40,16 @@ PAIR = re.compile(r"base_model\.model\.(?P<module>.+)\.lora_(?P<side>[AB])\.weig
 WEIGHTS = "adapter/adapter_model.safetensors"
 
 
-def verify_package(package: pathlib.Path, *, expected: str | None = None) -> dict[str, str]:
+def verify_package(package: pathlib.Path, *, expected: Mapping[str, str] | None = None) -> dict[str, str]:
     """Check a package's files, documents and adapter; returns its manifest.
 
-    `expected` is the SHA-256 of the manifest that was registered. Raises `RegistryError` that names
+    `expected` is the manifest as it was when the package was registered. Raises `RegistryError` that names
     the file and what is wrong with it.
     """
     check_kinds(package)
     files = check_manifest(package)
+    if expected is not None:
+        check_registered(files, expected)
     for name in files:
         if name.endswith(".json"):
             refuse_code(read_json(package, name), name)
@@ -57,9 +59,15 @@ def verify_package(package: pathlib.Path, *, expected: str | None = None) -> dic
     for name in files:
         if name.startswith("merged/") and name.endswith(".safetensors"):
             check_finite(package, name)
-    if expected is not None and manifest.digest(files) != expected:
-        raise RegistryError(f"{manifest.NAME}: is not the manifest that was registered; the package was replaced")
     return files
+
+
+def check_registered(files: Mapping[str, str], expected: Mapping[str, str]) -> None:
+    """A manifest may agree with its files and yet be another than the one that was registered."""
+    for name in sorted({*files, *expected}):
+        if files.get(name) != expected.get(name):
+            problem = "is missing" if name not in files else "was added" if name not in expected else "was changed"
+            raise RegistryError(f"{name}: {problem} since the version was registered")
 
 
 def check_kinds(package: pathlib.Path) -> None:

@@ -16,12 +16,12 @@ from tunesmith import manifest
 from tunesmith.errors import RegistryError
 from tunesmith.registry import ledger
 from tunesmith.registry.package import requirements
-from tunesmith.registry.verify import verify_package
+from tunesmith.registry.verify import check_registered, verify_package
 from tunesmith.tracking import store
 from tunesmith.tracking.runs import TAG, Run, attach
 
 PACKAGE = "artifacts/package"
-WRAPPER = "package/wrapper.json"
+FILES = "package/files.json"
 ADDED_BY_MLFLOW = "registered_model_meta"
 
 
@@ -44,12 +44,12 @@ def register(package: pathlib.Path, run: Run, name: str, *, tags: Mapping[str, A
     """Log a package as a model of `run`, register it as `name`, and return the new version's number."""
     files = verify_package(package)
     digest = manifest.digest(files)
-    info = _log_model(package, run, digest)
-    wrapper = wrapper_files(pathlib.Path(mlflow.artifacts.download_artifacts(artifact_uri=info.model_uri)))
-    run.json(wrapper, WRAPPER)
+    info = _log_model(package, run, files)
+    logged = model_files(pathlib.Path(mlflow.artifacts.download_artifacts(artifact_uri=info.model_uri)))
+    run.json(logged, FILES)
     ensure(name)
     client = store.client()
-    mine = {"package_sha256": digest, "wrapper_sha256": manifest.digest(wrapper), "run_id": run.id}
+    mine = {"package_sha256": digest, "files_sha256": manifest.digest(logged), "run_id": run.id}
     own = {f"{TAG}{key}": str(value) for key, value in {**tags, **mine}.items()}
     created = client.create_model_version(name, source=info.model_uri, run_id=run.id, model_id=info.model_id, tags=own)
     return str(created.version)
@@ -68,7 +68,7 @@ def ensure(name: str) -> None:
                 raise
 
 
-def _log_model(package: pathlib.Path, run: Run, digest: str) -> Any:
+def _log_model(package: pathlib.Path, run: Run, files: Mapping[str, str]) -> Any:
     source = pathlib.Path(tunesmith.__file__).parent
     example = {"messages": [{"role": "user", "content": "When is my bill due?"}], "max_tokens": 4}
     with mlflow.start_run(run_id=run.id), warnings.catch_warnings():
@@ -81,17 +81,16 @@ def _log_model(package: pathlib.Path, run: Run, digest: str) -> Any:
             input_example=example,
             code_paths=[str(source)],
             pip_requirements=requirements(),
-            model_config={"package_sha256": digest},
+            model_config={"files": dict(files)},
         )
 
 
-def wrapper_files(folder: pathlib.Path) -> dict[str, str]:
-    """SHA-256 by path of a logged model's files outside the package: MLflow's own, and the code beside it."""
-    files = manifest.list_files(folder)
+def model_files(folder: pathlib.Path) -> dict[str, str]:
+    """SHA-256 by path of a logged model's files: the package, the code beside it, and MLflow's own."""
     return {
         name: digest
-        for name, digest in files.items()
-        if not name.startswith(f"{PACKAGE}/") and name != ADDED_BY_MLFLOW and "__pycache__" not in name
+        for name, digest in manifest.list_files(folder).items()
+        if name != ADDED_BY_MLFLOW and "__pycache__" not in name
     }
 
 
@@ -119,30 +118,29 @@ def verify(version: Version) -> pathlib.Path:
     Does not need torch or the base. Raises `RegistryError` that names the file.
     """
     where = f"{version.name} version {version.number}"
-    expected = version.tag("package_sha256")
-    if not expected:
-        raise RegistryError(f"{where}: was not registered by Tunesmith: no tag {TAG}package_sha256")
+    if not version.tag("files_sha256"):
+        raise RegistryError(f"{where}: was not registered by Tunesmith: it has no tag {TAG}files_sha256")
     folder = fetch(version)
+    inside = f"{PACKAGE}/"
     try:
-        verify_package(folder / PACKAGE, expected=expected)
-        _verify_wrapper(version, folder)
+        recorded = recorded_files(version)
+        package = {name.removeprefix(inside): digest for name, digest in recorded.items() if name.startswith(inside)}
+        verify_package(folder / PACKAGE, expected=package)
+        check_registered(model_files(folder), recorded)
     except RegistryError as error:
         raise RegistryError(f"{where}: {error}") from None
     return folder / PACKAGE
 
 
-def _verify_wrapper(version: Version, folder: pathlib.Path) -> None:
+def recorded_files(version: Version) -> dict[str, str]:
+    """SHA-256 by path of a version's files as they were registered."""
     try:
-        recorded: dict[str, str] = attach(version.run_id).read_json(WRAPPER)
+        recorded: dict[str, str] = attach(version.run_id).read_json(FILES)
     except (MlflowException, OSError, ValueError):
-        raise RegistryError(f"{WRAPPER}: is missing from run {version.run_id}") from None
-    if manifest.digest(recorded) != version.tag("wrapper_sha256"):
-        raise RegistryError(f"{WRAPPER}: was changed on run {version.run_id}")
-    found = wrapper_files(folder)
-    for name in sorted({*recorded, *found}):
-        if recorded.get(name) != found.get(name):
-            problem = "is missing" if name not in found else "was added" if name not in recorded else "was changed"
-            raise RegistryError(f"{name}: {problem} since the version was registered")
+        raise RegistryError(f"{FILES}: is missing from run {version.run_id}") from None
+    if manifest.digest(recorded) != version.tag("files_sha256"):
+        raise RegistryError(f"{FILES}: was changed on run {version.run_id}")
+    return recorded
 
 
 def by_alias(name: str, alias: str) -> Version | None:
