@@ -2,6 +2,8 @@
 
 import pathlib
 
+import pytest
+
 from tunesmith import manifest
 from tunesmith.config import Experiment, Policy
 from tunesmith.config.experiment import AdapterConfig, ModelConfig
@@ -69,3 +71,23 @@ def add_version(adapter: pathlib.Path, *, right: int, policy: str = POLICY, **op
 def write_policy(project: pathlib.Path, text: str = POLICY_TEXT) -> str:
     (project / POLICY).write_text(text, encoding="utf-8")
     return POLICY
+
+
+def register_three(project: pathlib.Path, adapters: list[pathlib.Path]) -> None:
+    """Version 1 becomes champion; versions 2 and 3 are better; 2 is candidate."""
+    from tunesmith import promotion
+    from tunesmith.registry import aliases
+    from tunesmith.tracking import store
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(project)
+        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{project / 'mlflow.db'}")
+        store.client.cache_clear()
+        policy = Policy.from_yaml(write_policy(project))
+        add_version(adapters[0], right=30)
+        _, move = promotion.promote(policy, promotion.Request(reason="first"))
+        assert move is not None
+        for adapter in adapters[1:]:
+            add_version(adapter, right=55)
+        aliases.set_alias("bot", "candidate", "2")
+        store.client.cache_clear()

@@ -114,7 +114,9 @@ def promote(policy: Policy, request: Request) -> tuple[Verdict, Move | None]:
     candidate = versions.by_alias(policy.model, aliases.CANDIDATE)
     if candidate is None:
         raise RegistryError(f"{policy.model}: has no candidate; run a sweep first")
-    book, state = aliases.settled(policy.model)
+    book, state, difference = aliases.compared(policy.model)
+    if difference:
+        raise RegistryError(f"{policy.model}: {difference}; `tunesmith rollback` restores what the ledger says")
     require_expected(policy, request, candidate, state)
     verify_candidate(candidate)
     require_known_metrics(policy, candidate)
@@ -143,9 +145,6 @@ def require_expected(policy: Policy, request: Request, candidate: Version, state
     """Refuse a promotion that rests on another champion than the present one, or changes nothing."""
     if len(request.reason) > LONGEST_REASON:
         raise RegistryError(f"--reason: is {len(request.reason)} characters long; at most {LONGEST_REASON} are kept")
-    difference = aliases.drift(policy.model, state)
-    if difference:
-        raise RegistryError(f"{policy.model}: {difference}; `tunesmith rollback` restores what the ledger says")
     if request.expect and request.expect != str(state.champion or "none"):
         raise RegistryError(
             f"{policy.model}: the champion is version {state.champion or 'none'}, not {request.expect} as expected"
@@ -238,8 +237,8 @@ def history(policy: Policy, *, head: str = "") -> History:
         faults.append(f"no entry has the SHA-256 {head}: the ledger was rewritten, or is another one")
     state = follow(book.entries)
     if state.intent is None or not aliases.alive(state.intent):
-        book, state = aliases.settled(policy.model)
-        faults += [difference for difference in [aliases.drift(policy.model, state)] if difference]
+        book, _, difference = aliases.compared(policy.model)
+        faults += [difference] if difference else []
     return History(book.entries, book.head, tuple(faults))
 
 
@@ -250,11 +249,10 @@ def rollback(policy: Policy, *, reason: str = "") -> Move:
     """
     require_principal(policy)
     name = policy.model
-    _, state = aliases.settled(name)
+    _, state, difference = aliases.compared(name)
     if state.champion is None:
         raise RegistryError(f"{name}: has no champion; there is nothing to roll back")
-    drifted = bool(aliases.drift(name, state))
-    earlier = [version for version in reversed(state.champions) if drifted or version != state.champion]
+    earlier = [version for version in reversed(state.champions) if difference or version != state.champion]
     if not earlier:
         raise RegistryError(f"{name}: version {state.champion} is its first champion; there is nothing to return to")
     target, problems = first_sound(name, earlier)

@@ -6,50 +6,14 @@ import shutil
 import sys
 
 import pytest
-from tests.versions import POLICY, POLICY_TEXT, add_version, make_run, write_adapter, write_policy
+from tests.versions import POLICY, POLICY_TEXT, add_version, make_run, write_policy
 
 from tunesmith.tracking import store as tracking_store
 
 
-@pytest.fixture(scope="session")
-def adapters(tmp_path_factory):
-    """Three adapters that differ."""
-    folder = tmp_path_factory.mktemp("adapters")
-    return [write_adapter(folder / str(seed), seed=seed) for seed in range(3)]
-
-
-@pytest.fixture(scope="module")
-def registered(tmp_path_factory, empty_store, adapters):
-    """A project with version 1 as champion, version 2 (better) as candidate, and version 3 (equal) beside."""
-    from tests.conftest import copy_project
-
-    folder = copy_project(tmp_path_factory.mktemp("registered") / "project", empty_store)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder / 'mlflow.db'}")
-        tracking_store.client.cache_clear()
-        write_policy(folder)
-        from tunesmith import promotion
-        from tunesmith.config import Policy
-
-        add_version(adapters[0], right=30)
-        _, move = promotion.promote(Policy.from_yaml(POLICY), promotion.Request(reason="first"))
-        assert move.version == "1"
-        for adapter in adapters[1:]:
-            add_version(adapter, right=55)
-        set_candidate("2")
-        tracking_store.client.cache_clear()
-    return folder
-
-
 @pytest.fixture
-def project(registered, tmp_path):
-    """A private copy of the registered project's database; the artifacts are shared, and stay as they are."""
-    from tests.conftest import copy_project
-
-    folder = copy_project(tmp_path / "project", registered / "mlflow.db")
-    write_policy(folder)
-    return folder
+def project(registered_project):
+    return registered_project
 
 
 def client():

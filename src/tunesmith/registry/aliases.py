@@ -76,8 +76,21 @@ def end(ledger: Ledger, intent: Entry, *, by_other: bool = False) -> bool:
             return done
 
 
+def compared(name: str) -> tuple[Ledger, State, str]:
+    """A settled ledger, and how the alias differs from it, which is empty when they agree.
+
+    They differ for a moment while another process moves the alias; then the ledger has grown meanwhile.
+    """
+    for _ in range(ATTEMPTS):
+        ledger, state = settled(name)
+        difference = drift(name, state)
+        if not difference or ledgers.read(name).head == ledger.head:
+            return ledger, state, difference
+    raise RegistryError(f"{name}: the ledger is too busy; try again")
+
+
 def drift(name: str, state: State) -> str:
-    """How the alias differs from the ledger, that is, what was done past it; empty when they agree."""
+    """How the alias differs from a ledger's state, that is, what was done past it; empty when they agree."""
     alias = champion_of(name)
     if alias == state.champion:
         return ""
@@ -92,8 +105,7 @@ def move(name: str, version: str, *, what: str, expected: str | None, body: Mapp
     A rollback may start from an alias that was edited by hand, which a promotion refuses.
     """
     for _ in range(ATTEMPTS):
-        ledger, state = settled(name)
-        difference = drift(name, state)
+        ledger, state, difference = compared(name)
         if difference and what != "rollback":
             raise RegistryError(f"{name}: {difference}; `tunesmith rollback` restores what the ledger says")
         if state.champion != expected:
