@@ -245,6 +245,37 @@ def history(policy: str, verify: bool, head: str) -> tuple[Any, str]:
     return {"entries": entries, "head": found.head, "faults": found.faults}, text
 
 
+@main.command()
+@click.argument("target")
+@click.option("--policy", default=POLICY, help="Registry policy file.")
+@click.option("--version", default="champion", help="Number or alias of the version that is copied.")
+@json_option
+def copy(target: str, policy: str, version: str) -> tuple[Any, str]:
+    """Copy a version with its evidence to the registry at the tracking URI TARGET, as candidate there."""
+    loaded = Policy.from_yaml(policy)
+    from tunesmith import promotion
+
+    source, number = promotion.copy(loaded, version, target)
+    text = f"{loaded.model}: version {source} is candidate {number} in {target}"
+    return {"target": target, "source_version": source, "version": number}, text
+
+
+@main.command()
+@click.argument("run")
+@json_option
+def replay(run: str) -> tuple[Any, str]:
+    """Train RUN again from its record, and say whether identical, close or different results come out."""
+    from tunesmith import replay as replays
+
+    with Progress() as progress:
+        found = replays.replay(run, progress)
+    text = summary.replay_text(found)
+    if found.outcome == "different":
+        click.echo(text)
+        raise OutcomeError(f"{run}: the replay differs from step {found.step} on")
+    return vars(found), text
+
+
 def require_pass(verdict: Any, move: Any, policy: Policy) -> Any:
     """The move of a promotion; shows the gates and exits 1 when they did not let it happen."""
     if move is None:

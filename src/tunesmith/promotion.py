@@ -15,7 +15,7 @@ from tunesmith.errors import ConfigError, RegistryError
 from tunesmith.gate.decide import Evidence, decide, unknown_metrics
 from tunesmith.models.references import resolve
 from tunesmith.records import Decision, Scores, Verdict
-from tunesmith.registry import aliases, evidence, hooks, ledger, page, selection, versions
+from tunesmith.registry import aliases, copying, evidence, hooks, ledger, page, selection, versions
 from tunesmith.registry.package import Contents, build_package
 from tunesmith.registry.reigns import HOLDOUT, PROMOTE, ROLLBACK, State, follow, holdout_uses
 from tunesmith.registry.versions import Version
@@ -260,6 +260,17 @@ def rollback(policy: Policy, *, reason: str = "") -> Move:
     intent = aliases.move(name, target, what=ROLLBACK, expected=state.champion, body=body)
     notes = (*problems, *hooks.run(policy, intent))
     return Move(target, intent.body["was"], ledger.read(name).head, notes)
+
+
+def copy(policy: Policy, version: str, target: str) -> tuple[str, str]:
+    """Copy a version, given by number or alias, to another registry; returns its number here and there."""
+    require_principal(policy)
+    if not version.isdigit():
+        found = versions.by_alias(policy.model, version)
+        if found is None:
+            raise RegistryError(f"{policy.model}: has no {version}; name a version by its number or alias")
+        version = found.number
+    return version, copying.copy(policy.model, version, target)
 
 
 def first_sound(name: str, numbers: list[str]) -> tuple[str, tuple[str, ...]]:

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from tunesmith.pipeline import SweepOutcome
     from tunesmith.promotion import History, Move
     from tunesmith.registry.ledger import Entry
+    from tunesmith.replay import Replay
     from tunesmith.train.plan import Plan
 
 MARKS = {"ok": "✓", "warning": "!", "error": "✗", "pass": "✓", "fail": "✗", "inconclusive": "?"}
@@ -121,6 +122,16 @@ def entry_text(entry: "Entry") -> str:
     if entry.action == "hook":
         return f"hook of {body['of']}, {body['command']}: {body['outcome']}"
     return f"{entry.action} {body.get('source', '')}"
+
+
+def replay_text(replay: "Replay") -> str:
+    """What a replay found, and what may explain a difference."""
+    lines = [f"run {replay.run_id}: {replay.outcome}"]
+    if replay.step is not None and replay.losses is not None:
+        recorded, now = replay.losses
+        lines.append(f"train/loss differs first at step {replay.step}: {recorded:.9g} then, {now:.9g} now")
+    lines.append(f"adapter {replay.recorded_sha256[:12]} then, {replay.adapter_sha256[:12]} now")
+    return "\n".join([*lines, *(f"! {line}" for line in replay.surroundings)])
 
 
 def training_text(run_id: str, trained: TrainedRun, scores: Scores) -> str:

@@ -5,14 +5,14 @@ import shutil
 
 import pytest
 from tests.tampering import CASES, SOUND
-from tests.versions import POLICY, add_version, write_adapter, write_policy
+from tests.versions import write_policy
 
 from tunesmith.errors import TunesmithError
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory, empty_store):
-    """A project with one registered candidate: its package's folder, and a function that asks for its promotion."""
+def world(tmp_path_factory, registered):
+    """Where the candidate's model lies, and a function that asks for its promotion."""
     from tests.conftest import copy_project
 
     from tunesmith import promotion
@@ -20,16 +20,13 @@ def world(tmp_path_factory, empty_store):
     from tunesmith.registry import versions
     from tunesmith.tracking import store as tracking_store
 
-    folder = copy_project(tmp_path_factory.mktemp("tampering") / "project", empty_store)
+    folder = copy_project(tmp_path_factory.mktemp("tampering") / "project", registered / "mlflow.db")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder / 'mlflow.db'}")
         tracking_store.client.cache_clear()
-        write_policy(folder)
-        number = add_version(write_adapter(folder / "adapter", seed=1), right=50)
-        model = versions.fetch(versions.get("bot", number))
-        policy = Policy.from_yaml(POLICY)
-        yield model, lambda: promotion.promote(policy, promotion.Request())
+        policy = Policy.from_yaml(write_policy(folder))
+        yield versions.fetch(versions.get("bot", "2")), lambda: promotion.promote(policy, promotion.Request())
         tracking_store.client.cache_clear()
 
 
@@ -66,7 +63,7 @@ def test_a_damaged_package_is_neither_promoted_nor_served(world, package, case):
     model, promote = world
     with pytest.raises(TunesmithError) as refusal:
         promote()
-    assert str(refusal.value).startswith(f"bot version 1: {name}: "), refusal.value
+    assert str(refusal.value).startswith(f"bot version 2: {name}: "), refusal.value
     with pytest.raises(TunesmithError) as refusal:
         serve(model)
     assert str(refusal.value).startswith(f"{name}: "), refusal.value
@@ -102,7 +99,7 @@ def test_code_beside_a_package_that_was_changed_is_not_promoted(world, package, 
     try:
         with pytest.raises(TunesmithError) as refusal:
             promote()
-        assert str(refusal.value).startswith(f"bot version 1: {name}: ")
+        assert str(refusal.value).startswith(f"bot version 2: {name}: ")
     finally:
         path.unlink(missing_ok=True)
         if kept is not None:
@@ -114,4 +111,4 @@ def test_an_untouched_package_is_served_and_promoted(world, package):
     serve(model)
     verdict, move = promote()
     assert verdict.decision == "pass"
-    assert move.version == "1"
+    assert move.version == "2"
