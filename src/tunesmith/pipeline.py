@@ -201,6 +201,7 @@ def main(
     experiment: Experiment, space: SearchSpace, policy: Policy, progress: Progress, *, trials: int
 ) -> tuple[SweepOutcome, Verdict, promotion.Move | None]:
     """The whole story: audit, base scores, sweep, register, gate, promote."""
+    promotion.require_principal(policy)
     outcome = sweep(experiment, space, policy, progress, trials=trials, resume=False)
     reason = f"main: winner of sweep {outcome.parent}"
     return outcome, *promotion.promote(policy, promotion.Request(reason=reason))

@@ -53,7 +53,7 @@ def shrinkage(run_id: str) -> Shrinkage | None:
             continue
         if run.data.tags.get(f"{TAG}kind") == "trial":
             searched[trial] = loss
-        else:
+        elif run.info.status == "FINISHED":
             confirmed[trial].append(loss)
     if winner not in searched or winner not in confirmed:
         return None
