@@ -122,13 +122,12 @@ def promote(policy: Policy, request: Request) -> tuple[Verdict, Move | None]:
     require_known_metrics(policy, candidate)
     conditions = {**require_confirmed(candidate, request), **require_budget(policy, candidate, request, book)}
     verdict = judge(policy, candidate.run_id)
-    page.describe(candidate, verdict)
+    page.publish(policy, candidate, verdict)
     if verdict.decision is not Decision.PASS:
         return verdict, None
     body = {"reason": request.reason or "its gates passed", "run": candidate.run_id, **conditions}
     body |= {"verdict": str(verdict.decision), "report": save_report(policy, candidate, verdict, book)}
     intent = aliases.move(policy.model, candidate.number, what=PROMOTE, expected=state.champion, body=body)
-    page.publish(policy, candidate, verdict)
     notes = hooks.run(policy, intent)
     return verdict, Move(candidate.number, intent.body["was"], ledger.read(policy.model).head, notes)
 

@@ -107,7 +107,8 @@ def test_the_winner_is_registered_judged_and_champion(client, finished):
     assert version.tags["tunesmith.verdict"] == "pass"
     assert float(version.tags["tunesmith.package.load_seconds"]) > 0
     assert "winner's curse: tune loss rose by" in version.description
-    assert {item.path for item in client.list_artifacts(winner.info.run_id, "card")} == {"card/card.md", "card/card.html"}
+    cards = {item.path for item in client.list_artifacts(winner.info.run_id, "card")}
+    assert cards == {"card/card.md", "card/card.html"}
     stored = client.download_artifacts(winner.info.run_id, "evaluation/holdout.json")
     evidence = json.loads(pathlib.Path(stored).read_text())
     assert evidence["candidate"]["digest"] == evidence["base"]["digest"]
