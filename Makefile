@@ -1,6 +1,7 @@
 # make sweep        the demo: install, search, register a candidate
 # make sweep-full   the same over every training row
 # make test         every check
+# make soak         many kills at random instants; minutes
 # make ui           the MLflow UI on 127.0.0.1
 
 PYTHON ?= python3
@@ -10,7 +11,7 @@ DATABASE := sqlite:///$(CURDIR)/mlflow.db
 
 export PATH := $(BIN):$(PATH)
 
-.PHONY: install sweep sweep-full test ui
+.PHONY: install sweep sweep-full test soak ui
 
 install: .venv/installed
 
@@ -34,6 +35,9 @@ test: .venv/installed
 	mypy
 	lint-imports
 	python -m pytest
+
+soak: .venv/installed
+	python -m pytest -m soak
 
 ui: .venv/installed
 	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false mlflow server --backend-store-uri $(DATABASE) \

@@ -49,6 +49,35 @@ def empty_store(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     return path
 
 
+@pytest.fixture(scope="session")
+def adapters(tmp_path_factory: pytest.TempPathFactory) -> list[pathlib.Path]:
+    """Three adapters of the tiny model that differ."""
+    from tests.versions import write_adapter
+
+    folder = tmp_path_factory.mktemp("adapters")
+    return [write_adapter(folder / str(seed), seed=seed) for seed in range(3)]
+
+
+@pytest.fixture(scope="session")
+def registered(tmp_path_factory: pytest.TempPathFactory, empty_store: pathlib.Path, adapters) -> pathlib.Path:
+    """A project with version 1 of `bot` as champion, version 2 (better) as candidate, and version 3 like it."""
+    from tests.versions import register_three
+
+    folder = copy_project(tmp_path_factory.mktemp("registered") / "project", empty_store)
+    register_three(folder, adapters)
+    return folder
+
+
+@pytest.fixture
+def registered_project(registered: pathlib.Path, tmp_path: pathlib.Path) -> pathlib.Path:
+    """A project with a private copy of the registered one's database; the artifacts are shared."""
+    from tests.versions import write_policy
+
+    folder = copy_project(tmp_path / "project", registered / "mlflow.db")
+    write_policy(folder)
+    return folder
+
+
 @pytest.fixture
 def store(project: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[pathlib.Path]:
     """Work inside the project's copy, against its own tracking store."""

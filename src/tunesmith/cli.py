@@ -15,13 +15,14 @@ import click
 from tunesmith import summary
 from tunesmith.commands.data import data
 from tunesmith.commands.labels import labels
-from tunesmith.commands.options import json_option
+from tunesmith.commands.options import POLICY, json_option
+from tunesmith.commands.promotion import copy, history, promote, replay, require_pass, rollback
 from tunesmith.config import Experiment, Policy, SearchSpace
 from tunesmith.config.overrides import apply, parse_assignments, parse_extra_arguments
 from tunesmith.errors import OutcomeError, Terminated, TunesmithError
 from tunesmith.progress import Progress
 
-EXPERIMENT, SPACE, POLICY = "experiments/support.yaml", "search_spaces/sft.yaml", "registry/support-bot.yaml"
+EXPERIMENT, SPACE = "experiments/support.yaml", "search_spaces/sft.yaml"
 TRIALS = 6
 
 INTERRUPTED, TERMINATED = 130, 143  # as shells report SIGINT and SIGTERM
@@ -58,10 +59,6 @@ def main() -> None:
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it warns of a kernel that nothing here needs
-
-
-for group in (data, labels):
-    main.add_command(group)
 
 
 def experiment_argument(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -193,12 +190,11 @@ def whole_story(experiment: Experiment, space: str, policy: str, trials: int) ->
     from tunesmith import pipeline
 
     with Progress() as progress:
-        outcome, version, verdict = pipeline.main(experiment, loaded_space, loaded_policy, progress, trials=trials)
+        outcome, verdict, move = pipeline.main(experiment, loaded_space, loaded_policy, progress, trials=trials)
     click.echo(summary.sweep_text(outcome, loaded_policy), err=True)
-    require_pass(verdict, loaded_policy)
-    return {**summary.sweep_value(outcome), "champion": version}, summary.promotion_text(
-        loaded_policy, version, verdict
-    )
+    champion = require_pass(verdict, move, loaded_policy)
+    value = {**summary.sweep_value(outcome), "champion": champion.version}
+    return value, summary.promotion_text(loaded_policy, champion, verdict)
 
 
 @main.command()
@@ -216,38 +212,8 @@ def evaluate(model: str, experiment: str, split: Literal["tune", "bench"]) -> tu
     return {"base": dict(base.metrics), "model": dict(scores.metrics)}, summary.comparison_text(base, scores)
 
 
-@main.command()
-@click.argument("policy", default=POLICY)
-@click.option("--reason", default="", help="Why, for the record.")
-@json_option
-def promote(policy: str, reason: str) -> tuple[Any, str]:
-    """Judge the candidate by the gates of POLICY and, if it passes, make it champion."""
-    loaded = Policy.from_yaml(policy)
-    from tunesmith import pipeline
-
-    version, verdict = pipeline.promote(loaded, reason=reason)
-    require_pass(verdict, loaded)
-    return {"champion": version, "verdict": verdict.decision}, summary.promotion_text(loaded, version, verdict)
-
-
-@main.command()
-@click.argument("policy", default=POLICY)
-@json_option
-def rollback(policy: str) -> tuple[Any, str]:
-    """Give the previous champion of POLICY its alias back."""
-    loaded = Policy.from_yaml(policy)
-    from tunesmith import pipeline
-
-    deposed, restored = pipeline.rollback(loaded)
-    text = f"{loaded.model}: champion is version {restored} again (was {deposed})"
-    return {"champion": restored, "was": deposed}, text
-
-
-def require_pass(verdict: Any, policy: Policy) -> None:
-    """Show the gates and exit 1 unless all passed."""
-    if verdict.decision != "pass":
-        click.echo(summary.verdict_text(verdict), err=True)
-        raise OutcomeError(f"{policy.model}: not promoted: the verdict is {verdict.decision}")
+for command in (data, labels, promote, rollback, history, copy, replay):
+    main.add_command(command)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from tunesmith import promotion
 from tunesmith.audit.checks import require_clean
 from tunesmith.config import overrides
 from tunesmith.config.experiment import Experiment
@@ -13,14 +14,12 @@ from tunesmith.config.space import SearchSpace
 from tunesmith.data.dataset import load_dataset, training_rows
 from tunesmith.data.digest import digest_of
 from tunesmith.data.tasks import load_items, load_tasks
-from tunesmith.errors import ModelError, RegistryError
-from tunesmith.gate.decide import Evidence, decide
+from tunesmith.errors import ModelError
 from tunesmith.models.device import place
 from tunesmith.models.references import resolve
 from tunesmith.progress import Bar, Progress
 from tunesmith.records import AuditReport, Scores, TrainedRun, Verdict
-from tunesmith.registry import aliases, evidence, versions
-from tunesmith.registry.package import Contents, build_package
+from tunesmith.registry import evidence, page, versions
 from tunesmith.sweep import plots
 from tunesmith.sweep import study as studies
 from tunesmith.sweep.coordinator import Candidate, Coordinator, log_scores, log_training
@@ -28,13 +27,12 @@ from tunesmith.sweep.executors import LocalWorker
 from tunesmith.sweep.protocol import Items, Job
 from tunesmith.sweep.study import SweepStudy
 from tunesmith.tracking import runs, store
-from tunesmith.tracking.command import run_command
+from tunesmith.tracking.command import relative_to_project, run_command
 from tunesmith.tracking.datasets import log_dataset
 from tunesmith.tracking.runs import Run
 
 SHOWN = ("model.base", "adapter.", "method.")
 SINGLE_RUN_MARKS = (0.25, 0.5, 0.75, 1.0)
-REPLY_TOKENS = 256
 
 
 @dataclass(frozen=True)
@@ -117,6 +115,7 @@ def log_run(run: Run, experiment: Experiment, report: AuditReport) -> None:
     run.tags({"config_sha256": digest_of(tree), "data_sha256": report.data_digest})
     if not report.passed:
         run.tags({"data_forced": ", ".join(finding.check for finding in report.failed)})
+    run.tags({"experiment_file": relative_to_project(experiment.path)})
     run.metrics(dict(report.metrics))
 
 
@@ -129,17 +128,19 @@ def sweep(
     parent, study = open_sweep(experiment, space, report, resume=resume)
     with runs.recording(parent):
         log_run(parent, experiment, report)
+        parent.json(space.tree(), "space.json")
         with Coordinator(experiment, space, parent, progress) as coordinator:
             coordinator.start()
             coordinator.search(study, trials)
             report_search(parent, study, experiment)
             winner = coordinator.confirm(study)[0]
             run_id = winner.runs[0]
+            promotion.note_holdout_use(policy, experiment, run_id)
             base, scores = score_holdout(coordinator, run_id, report)
         log_winner(parent, study, winner, scores)
-        version = register(experiment, policy, run_id, scores)
-        verdict = judge(policy, run_id)
-        log_verdict(policy, version, verdict)
+        version = promotion.register(experiment, policy, run_id, scores)
+        verdict = promotion.judge(policy, run_id)
+        page.publish(policy, versions.get(policy.model, version), verdict)
     return SweepOutcome(parent.id, winner, run_id, version, base, scores, verdict)
 
 
@@ -199,70 +200,14 @@ def log_winner(parent: Run, study: SweepStudy, winner: Candidate, scores: Scores
     parent.metrics({**scores.metrics, "confirmed/loss": winner.loss, "confirmed/loss_shrinkage": shrinkage})
 
 
-def register(experiment: Experiment, policy: Policy, run_id: str, scores: Scores) -> str:
-    """Package a run's adapter and register it as candidate; returns the version's number."""
-    run = runs.attach(run_id)
-    contents = Contents(
-        base=resolve(experiment.model.base, revision=experiment.model.revision),
-        experiment=experiment.tree(),
-        data={"source_sha256": load_dataset(experiment).digest, "scores_digest": scores.digest},
-        max_new_tokens=REPLY_TOKENS,
-    )
-    with tempfile.TemporaryDirectory(dir=store.state_folder()) as scratch:
-        folder = pathlib.Path(scratch)
-        adapter = run.download("adapter", folder / "run")
-        package = build_package(folder / "package", adapter, contents)
-        tags = {name.replace("/", "."): f"{value:.4f}" for name, value in scores.metrics.items()}
-        version = versions.register(package, run, policy.model, tags={**tags, "run_id": run_id})
-    versions.set_alias(policy.model, aliases.CANDIDATE, version)
-    return version
-
-
-def judge(policy: Policy, run_id: str) -> Verdict:
-    """The gate's verdict over a run's model, against the champion if there is one, else its base."""
-    candidate, base = evidence.load(run_id)
-    champion = versions.by_alias(policy.model, aliases.CHAMPION)
-    rival = None
-    if champion is not None and champion.run_id != run_id:
-        rival, _ = evidence.load(champion.run_id)
-    return decide(policy, Evidence(evidence.metrics(run_id), candidate, base, rival))
-
-
-def log_verdict(policy: Policy, version: str, verdict: Verdict) -> None:
-    """Write a verdict onto a version, where the registry's page shows it."""
-    lines = [f"{gate.decision}: {gate.metric} {gate.rule}: {gate.detail}" for gate in verdict.gates]
-    client = store.client()
-    client.set_model_version_tag(policy.model, version, f"{runs.TAG}verdict", str(verdict.decision))
-    client.update_model_version(policy.model, version, description="\n\n".join(lines))
-
-
-def promote(policy: Policy, *, reason: str) -> tuple[str, Verdict]:
-    """Judge the candidate and, if it passes, make it champion; returns its version and the verdict."""
-    candidate = versions.by_alias(policy.model, aliases.CANDIDATE)
-    if candidate is None:
-        raise RegistryError(f"{policy.model}: has no candidate; run a sweep first")
-    champion = versions.by_alias(policy.model, aliases.CHAMPION)
-    if champion is not None and champion.version == candidate.version:
-        raise RegistryError(f"{policy.model}: version {candidate.version} is champion already")
-    verdict = judge(policy, candidate.run_id)
-    log_verdict(policy, str(candidate.version), verdict)
-    if verdict.decision == "pass":
-        aliases.promote(policy.model, str(candidate.version), reason=reason)
-    return str(candidate.version), verdict
-
-
-def rollback(policy: Policy) -> tuple[str, str]:
-    """Give the previous champion its alias back."""
-    return aliases.rollback(policy.model)
-
-
 def main(
     experiment: Experiment, space: SearchSpace, policy: Policy, progress: Progress, *, trials: int
-) -> tuple[SweepOutcome, str, Verdict]:
+) -> tuple[SweepOutcome, Verdict, promotion.Move | None]:
     """The whole story: audit, base scores, sweep, register, gate, promote."""
+    promotion.require_principal(policy)
     outcome = sweep(experiment, space, policy, progress, trials=trials, resume=False)
-    version, verdict = promote(policy, reason=f"main: winner of sweep {outcome.parent}")
-    return outcome, version, verdict
+    reason = f"main: winner of sweep {outcome.parent}"
+    return outcome, *promotion.promote(policy, promotion.Request(reason=reason))
 
 
 def evaluate(model: str, experiment: Experiment, progress: Progress, *, split: Items) -> tuple[Scores, Scores]:

@@ -133,6 +133,8 @@ class GateResult:
     detail: str
     difference: float | None = None
     interval: tuple[float, float] | None = None
+    wanting: str = ""
+    """What would turn an inconclusive gate into a pass."""
 
 
 @dataclass(frozen=True)
@@ -141,6 +143,8 @@ class Verdict:
 
     rival: str
     gates: tuple[GateResult, ...]
+    notes: tuple[str, ...] = ()
+    """What else a reader should know, such as how much the winner shrank when it was confirmed."""
 
     @property
     def decision(self) -> Decision:

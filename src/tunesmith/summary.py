@@ -11,6 +11,9 @@ if TYPE_CHECKING:
     from tunesmith.audit.curate import Curated
     from tunesmith.doctor import Diagnosis
     from tunesmith.pipeline import SweepOutcome
+    from tunesmith.promotion import History, Move
+    from tunesmith.registry.ledger import Entry
+    from tunesmith.replay import Replay
     from tunesmith.train.plan import Plan
 
 MARKS = {"ok": "✓", "warning": "!", "error": "✗", "pass": "✓", "fail": "✗", "inconclusive": "?"}
@@ -77,16 +80,60 @@ def sweep_value(outcome: "SweepOutcome") -> dict[str, Any]:
 
 
 def verdict_text(verdict: Verdict) -> str:
-    """Every gate with its decision and numbers."""
-    return "\n".join(
+    """Every gate with its decision and numbers, then the notes."""
+    gates = [
         f"  {MARKS[gate.decision]} {gate.decision}: {gate.metric} {gate.rule.replace('_', ' ')}: {gate.detail}"
         for gate in verdict.gates
-    )
+    ]
+    return "\n".join([*gates, *(f"  {note}" for note in verdict.notes)])
 
 
-def promotion_text(policy: Policy, version: str, verdict: Verdict) -> str:
+def promotion_text(policy: Policy, move: "Move", verdict: Verdict) -> str:
     """A promotion that went through."""
-    return f"{verdict_text(verdict)}\n{policy.model}: version {version} is champion"
+    was = f" (was {move.was})" if move.was else ""
+    lines = [verdict_text(verdict), f"{policy.model}: version {move.version} is champion{was}"]
+    return "\n".join([*lines, *move.notes, f"ledger head {move.head}"])
+
+
+def rollback_text(policy: Policy, move: "Move") -> str:
+    """A rollback that went through."""
+    line = f"{policy.model}: champion is version {move.version} again (was {move.was or 'none'})"
+    return "\n".join([*move.notes, line, f"ledger head {move.head}"])
+
+
+def history_text(history: "History", *, verify: bool) -> str:
+    """A ledger, one line an entry, and whether it holds."""
+    lines = [f"{entry.seq:>4}  {entry.at[:19]}Z  {entry.by}  {entry_text(entry)}" for entry in history.entries]
+    if verify:
+        lines += [f"{MARKS['error']} {fault}" for fault in history.faults]
+        lines += [] if history.faults else [f"{MARKS['ok']} {len(lines)} entries, unbroken; the alias agrees"]
+    return "\n".join([*lines, f"ledger head {history.head}"])
+
+
+def entry_text(entry: "Entry") -> str:
+    """What one entry of a ledger says, in words."""
+    body = entry.body
+    if entry.action == "intent":
+        more = [str(body[key]) for key in ("holdout_use", "forced", "drift") if key in body]
+        extra = f" [{'; '.join(more)}]" if more else ""
+        return f"{body['what']} version {body['version']} (was {body['was'] or 'none'}): {body['reason']}{extra}"
+    if entry.action in {"done", "undone"}:
+        return f"{entry.action} {body['of']}{f' ({note})' if (note := body.get('note')) else ''}"
+    if entry.action == "holdout":
+        return f"holdout used on run {body['run']}"
+    if entry.action == "hook":
+        return f"hook of {body['of']}, {body['command']}: {body['outcome']}"
+    return f"{entry.action} {body.get('source', '')}"
+
+
+def replay_text(replay: "Replay") -> str:
+    """What a replay found, and what may explain a difference."""
+    lines = [f"run {replay.run_id}: {replay.outcome}"]
+    if replay.step is not None and replay.losses is not None:
+        recorded, now = replay.losses
+        lines.append(f"train/loss differs first at step {replay.step}: {recorded:.9g} then, {now:.9g} now")
+    lines.append(f"adapter {replay.recorded_sha256[:12]} then, {replay.adapter_sha256[:12]} now")
+    return "\n".join([*lines, *(f"! {line}" for line in replay.surroundings)])
 
 
 def training_text(run_id: str, trained: TrainedRun, scores: Scores) -> str:

@@ -54,10 +54,10 @@ def client(finished):
 def test_the_run_tree_is_one_sweep_with_all_its_children(client):
     kinds = runs_by_kind(client)
     assert {kind: len(found) for kind, found in kinds.items()} == {
-        "sweep": 1, "base": 1, "trial": 4, "confirmation": 1, "holdout": 2,
+        "sweep": 1, "base": 1, "trial": 4, "confirmation": 1, "holdout": 2, "ledger": 1,
     }  # fmt: skip
     parent = kinds["sweep"][0]
-    children = [run for kind, found in kinds.items() if kind != "sweep" for run in found]
+    children = [run for kind, found in kinds.items() if kind not in {"sweep", "ledger"} for run in found]
     assert {run.data.tags["mlflow.parentRunId"] for run in children} == {parent.info.run_id}
     assert children[0].data.tags["mlflow.runName"] in {run.info.run_name for run in children}
     first = min(children, key=lambda run: run.info.start_time)
@@ -103,7 +103,12 @@ def test_the_winner_is_registered_judged_and_champion(client, finished):
     assert str(candidate.version) == str(champion.version) == "1"
     winner = runs_by_kind(client)["confirmation"][0]
     assert champion.run_id == winner.info.run_id
-    assert client.get_model_version("smoke-bot", "1").tags["tunesmith.verdict"] == "pass"
+    version = client.get_model_version("smoke-bot", "1")
+    assert version.tags["tunesmith.verdict"] == "pass"
+    assert float(version.tags["tunesmith.package.load_seconds"]) > 0
+    assert "winner's curse: tune loss rose by" in version.description
+    cards = {item.path for item in client.list_artifacts(winner.info.run_id, "card")}
+    assert cards == {"card/card.md", "card/card.html"}
     stored = client.download_artifacts(winner.info.run_id, "evaluation/holdout.json")
     evidence = json.loads(pathlib.Path(stored).read_text())
     assert evidence["candidate"]["digest"] == evidence["base"]["digest"]
@@ -145,25 +150,6 @@ def test_a_second_promotion_is_refused_and_the_first_champion_cannot_be_rolled_b
     assert "error: smoke-bot: version 1 is champion already" in promoted.stderr
     rolled = mlflow_run(finished[0], "rollback", "-P", "policy=registry/smoke.yaml")
     assert "error: smoke-bot: version 1 is its first champion; there is nothing to return to" in rolled.stderr
-
-
-def test_champions_change_and_change_back(store):
-    from tunesmith.errors import RegistryError
-    from tunesmith.registry import aliases
-    from tunesmith.tracking import store as tracking_store
-
-    client = tracking_store.client()
-    client.create_registered_model("bot")
-    for _ in range(2):
-        client.create_model_version("bot", source=(store / "model").as_uri())
-    with pytest.raises(RegistryError, match="has no champion"):
-        aliases.rollback("bot")
-    aliases.promote("bot", "1", reason="first")
-    aliases.promote("bot", "2", reason="better")
-    assert str(client.get_model_version_by_alias("bot", "champion").version) == "2"
-    assert aliases.rollback("bot") == ("2", "1")
-    assert str(client.get_model_version_by_alias("bot", "champion").version) == "1"
-    assert [reign.reason for reign in aliases.history("bot")] == ["first"]
 
 
 def start_sweep(project, *arguments):
@@ -294,3 +280,11 @@ def wait_for_server(uri, seconds=60):
         except OSError:
             time.sleep(0.3)
     raise AssertionError("the server did not start")
+
+
+def test_a_confirmation_is_replayed_to_the_bit(finished, client):
+    run_id = runs_by_kind(client)["confirmation"][0].info.run_id
+    command = [sys.executable, "-m", "tunesmith", "replay", run_id, "--json"]
+    done = subprocess.run(command, cwd=finished[0], env=environment(), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert json.loads(done.stdout)["outcome"] == "identical"

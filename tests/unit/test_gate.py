@@ -1,12 +1,18 @@
 """Paired statistics and the verdicts drawn from them."""
 
+import importlib.util
+import re
+
 import numpy as np
 import pytest
+from tests.conftest import ROOT
 
 from tunesmith.config.policy import Limit, NonInferiority, Policy, Superiority
-from tunesmith.gate.decide import Evidence, decide, judge
+from tunesmith.gate.decide import Evidence, decide, judge, unknown_metrics
 from tunesmith.records import Decision, Scores
+from tunesmith.stats.multiple import holm_divisors
 from tunesmith.stats.paired import paired_difference
+from tunesmith.stats.selection import expected_maximum, pooled_deviation
 
 
 def scores(values, *, digest="d", metric="exact_match"):
@@ -91,3 +97,84 @@ def test_pairs_of_a_group_count_as_one():
     grouped = paired_difference(values, zero, {i: f"g{int(i[1:]) // 10}" for i in values}, confidence=0.95)
     single = paired_difference(values, zero, {i: i for i in values}, confidence=0.95)
     assert grouped.high - grouped.low > 2 * (single.high - single.low)
+
+
+def test_several_superiority_gates_share_their_error_by_holm():
+    """A win that would pass alone, barely, does not pass beside a second metric that does not."""
+    rng = np.random.default_rng(0)
+    base = {f"i{n}": {"a": float(n % 2), "b": float(n % 2)} for n in range(200)}
+    ours = {
+        i: {"a": min(1.0, v["a"] + (n % 20 == 0)), "b": float(rng.random() < 0.5)}
+        for n, (i, v) in enumerate(base.items())
+    }
+    groups = {item: item for item in base}
+    evidence = Evidence({}, Scores({}, {"t": ours}, groups, "d"), Scores({}, {"t": base}, groups, "d"))
+    gates = [Superiority(rule="beats_base", metric=f"holdout/t/{name}") for name in ("a", "b")]
+    together = decide(Policy(model="bot", gates=gates), evidence).gates
+    assert [gate.decision for gate in together] == [Decision.PASS, Decision.INCONCLUSIVE]
+    assert "97.5% one-sided bounds" in together[0].detail
+    assert "95% one-sided bounds" in together[1].detail
+
+
+@pytest.mark.parametrize(
+    ("p_values", "divisors"), [([0.01, 0.04, 0.03], [3, 1, 2]), ([0.2], [1]), ([], []), ([0.5, 0.5], [2, 1])]
+)
+def test_holm_divides_by_the_tests_still_standing(p_values, divisors):
+    assert holm_divisors(p_values) == divisors
+
+
+def test_a_weaker_metric_does_not_pass_after_a_stronger_one_has_failed():
+    strict = Superiority(rule="beats_champion", metric="holdout/intent/exact_match", confidence=0.999999)
+    policy = Policy(model="bot", gates=[strict, BEATS])
+    few = evidence(scores([1] * 12 + [0] * 88), scores([0] * 4 + [1] * 3 + [0] * 93))
+    assert judge(BEATS, few).decision is Decision.PASS
+    assert [gate.decision for gate in decide(policy, few).gates] == [Decision.INCONCLUSIVE] * 2
+
+
+def test_an_inconclusive_gate_says_what_would_pass():
+    """The promise holds: with that many more items at the same difference, the bound lies above."""
+    result = judge(BEATS, evidence(scores([1] * 53 + [0] * 47), scores([0] * 47 + [1] * 47 + [0] * 6)))
+    assert result.decision is Decision.INCONCLUSIVE
+    points, items = re.fullmatch(r"passes with \+([\d.]+) points or (\d+) more items", result.wanting).groups()
+    assert float(points) > 0
+    times = round(1 + int(items) / 100)
+    more = evidence(scores(([1] * 53 + [0] * 47) * times), scores(([0] * 47 + [1] * 47 + [0] * 6) * times))
+    assert judge(BEATS, more).interval[0] == pytest.approx(0, abs=0.005)
+
+
+def test_no_number_of_items_helps_a_candidate_that_is_not_ahead():
+    same = scores([1, 0] * 50)
+    assert judge(BEATS, evidence(same, same)).wanting.endswith("no number of items would do at this difference")
+
+
+def test_metrics_that_were_never_logged_are_found():
+    gates = [
+        BEATS,
+        Superiority(rule="beats_base", metric="holdout/intent/f1"),
+        Limit(rule="at_most", metric="x", value=1.0),
+    ]
+    tuned = scores([1, 0])
+    assert unknown_metrics(Policy(model="bot", gates=gates), evidence(tuned, tuned)) == [1, 2]
+    assert unknown_metrics(Policy(model="bot", gates=gates), evidence(tuned, tuned, x=0.0)) == [1]
+
+
+@pytest.mark.parametrize(("count", "expected"), [(1, 0.0), (2, 0.5642), (30, 2.0428), (100, 2.5076)])
+def test_the_expected_best_of_many_equal_ones(count, expected):
+    """Values from tables of normal order statistics (Harter, 1961)."""
+    assert expected_maximum(count) == pytest.approx(expected, abs=2e-3)
+
+
+def test_the_spread_within_groups_needs_a_repeat():
+    assert pooled_deviation([[1.0, 3.0], [10.0, 12.0]]) == pytest.approx(2**0.5)
+    assert pooled_deviation([[1.0], [2.0]]) is None
+
+
+def test_sweeps_without_a_true_difference_are_rarely_promoted_and_naively_nearly_always():
+    """A small part of benchmarks/promotion_errors.py."""
+    spec = importlib.util.spec_from_file_location("promotion_errors", ROOT / "benchmarks/promotion_errors.py")
+    simulation = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(simulation)
+    same, better = simulation.simulate(30, 0.0, seed=1), simulation.simulate(30, 0.1, seed=2)
+    assert same["gate promotes"] <= 0.1
+    assert same["naive promotes"] >= 0.8
+    assert better["gate promotes"] >= 0.7

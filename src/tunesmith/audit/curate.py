@@ -5,21 +5,19 @@ was, so `restore` can undo it all. It holds whatever made a row fail, private va
 you treat the raw data.
 """
 
-import contextlib
 import json
-import os
 import pathlib
-import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from tunesmith import manifest
 from tunesmith.audit.checks import Told, all_checks, quiet
 from tunesmith.audit.material import Material
 from tunesmith.audit.result import Action, Check
 from tunesmith.data.digest import digest_rows
-from tunesmith.data.jsonl import read_jsonl
+from tunesmith.data.readers.lines import read_jsonl
 from tunesmith.errors import DataError
 from tunesmith.records import Row
 
@@ -120,22 +118,12 @@ def write_curated(curated: Curated, out: pathlib.Path) -> pathlib.Path:
 
 
 def write_jsonl(path: pathlib.Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Write rows aside, sync, rename; raises `DataError` when the folder cannot be written to."""
+    """Write rows whole or not at all; raises `DataError` when the folder cannot be written to."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, aside = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
+        with manifest.writing_file(path) as aside, aside.open("w", encoding="utf-8") as file:
+            file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     except OSError as error:
         raise DataError(f"{path}: cannot be written ({error.strerror})") from None
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-            file.flush()
-            os.fsync(file.fileno())
-        pathlib.Path(aside).chmod(0o644)
-        pathlib.Path(aside).replace(path)
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            pathlib.Path(aside).unlink()
 
 
 def restore(kept: pathlib.Path, ledger: pathlib.Path, out: pathlib.Path) -> int:

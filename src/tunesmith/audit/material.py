@@ -11,9 +11,10 @@ from tunesmith.audit.text import Vocabulary, normalise
 from tunesmith.config.audit import AuditLimits
 from tunesmith.config.experiment import Experiment
 from tunesmith.config.task import Task
-from tunesmith.data.dataset import load_rows
+from tunesmith.data.dataset import load_rows, source_of
+from tunesmith.data.sources import find_source
 from tunesmith.data.split import split_of
-from tunesmith.data.tasks import item_check, item_file, load_tasks
+from tunesmith.data.tasks import item_check, item_source, load_tasks
 from tunesmith.errors import DataError
 from tunesmith.records import Row
 
@@ -126,17 +127,18 @@ def check_auditable(row: Row, *, where: str) -> None:
 
 def load_material(experiment: Experiment) -> Material:
     """Read the rows of an experiment and what to compare them with; raises `DataError` by file and line."""
-    rows = load_rows(experiment.resolve(experiment.data.source), check_auditable)
+    data = experiment.data
+    rows = load_rows(source_of(experiment), check_auditable, format=data.format, group_by=data.split.by)
     tasks = load_tasks(experiment)
-    shares = experiment.data.split.shares()
+    shares = data.split.shares()
     return Material(
         rows=rows,
-        splits=tuple(split_of(row[experiment.data.split.by], shares) for row in rows),
-        limits=experiment.data.audit,
+        splits=tuple(split_of(row["group"], shares) for row in rows),
+        limits=data.audit,
         references=tuple(load_references(experiment, tasks)),
-        knowledge=tuple(read_text(experiment.resolve(name)) for name in experiment.data.knowledge),
+        knowledge=tuple(read_text(experiment.resolve(name)) for name in data.knowledge),
         labels=tuple((re.compile(t.pattern), t.answer) for t in tasks.values() if t.measure == "extract"),
-        stratify_by=experiment.data.stratify_by,
+        stratify_by=data.stratify_by,
     )
 
 
@@ -144,14 +146,14 @@ def load_references(experiment: Experiment, tasks: Mapping[str, Task]) -> list[R
     """The sanity set, and the items of tasks over other files than the source, but those dealt to train."""
     found = []
     if experiment.data.sanity is not None:
-        rows = load_rows(experiment.resolve(experiment.data.sanity), check_auditable)
+        rows = load_rows(find_source(experiment.data.sanity, folder=experiment.path.parent), check_auditable)
         found.append(make_reference("sanity", rows))
-    source, shares = experiment.resolve(experiment.data.source), experiment.data.split.shares()
+    source, shares = source_of(experiment), experiment.data.split.shares()
     for name, task in tasks.items():
-        path = item_file(task, experiment)
-        if path == source:
+        place = item_source(task, experiment)
+        if place == source:
             continue  # its rows are those under audit
-        items = [row for row in load_rows(path, item_check(task)) if split_of(row["group"], shares) != "train"]
+        items = [row for row in load_rows(place, item_check(task)) if split_of(row["group"], shares) != "train"]
         found.append(make_reference(f"task {name}", items))
     return found
 

@@ -7,6 +7,8 @@ from typing import Any
 
 import click
 
+POLICY = "registry/support-bot.yaml"
+
 
 def json_option(command: Callable[..., Any]) -> Callable[..., Any]:
     """`--json`: print what the command returns as one line instead of as text.

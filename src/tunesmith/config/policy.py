@@ -68,6 +68,30 @@ class Monitor(Section):
     """What a breach starts."""
 
 
+class Hook(Section):
+    """A command that runs after the champion has changed, such as a deployment."""
+
+    command: Annotated[list[str], Field(min_length=1)]
+    """Program and arguments, run without a shell in the project's folder; see ARCHITECTURE.md for its environment."""
+    timeout_seconds: Annotated[float, Field(gt=0)] = 60
+    """When it is stopped and counts as failed."""
+
+
+class Card(Section):
+    """What a model card says that no record knows."""
+
+    intended_use: str = "not stated"
+    """Who may use the model, and what for."""
+    limits: tuple[str, ...] = Field(default=(), strict=False)
+    """What it cannot do, or must not be used for."""
+    base_licence: str = "not stated"
+    """Licence of the base model."""
+    data_licence: str = "not stated"
+    """Licence of the training data."""
+    watts: Annotated[float, Field(gt=0)] | None = None
+    """Power that the training machine draws, for the energy estimate; assumed when null."""
+
+
 class Policy(Document):
     """One registered model and the rules of its promotion."""
 
@@ -75,6 +99,16 @@ class Policy(Document):
     """Name in the MLflow model registry."""
     gates: Annotated[list[Gate], Field(min_length=1)]
     """All must pass."""
+    principals: tuple[str, ...] = Field(default=(), strict=False)
+    """Who may promote and roll back; everybody when empty."""
+    holdout_budget: Annotated[int, Field(ge=1)] = 20
+    """How many models may be judged on the same holdout; past it, promotion needs --reuse-holdout."""
+    package: Literal["adapter", "merged"] = "adapter"
+    """Whether a version carries the adapter alone, or also weights that it has been merged into."""
+    after_promotion: Hook | None = None
+    """What runs when the champion has changed; its failure is recorded and changes nothing."""
+    card: Card = Card()
+    """What the model card says besides what was recorded."""
     rollout: Rollout = Rollout()
     """How a candidate is tried."""
     monitor: Monitor = Monitor()

@@ -20,28 +20,33 @@ class ChatModel(PythonModel):
     """Greedy replies of an adapter on its base."""
 
     def load_context(self, context: PythonModelContext) -> None:
-        """Verify the package, load its base, check the base's digest, attach the adapter."""
+        """Verify the package and that its base is the right one, load both, and prove the adapter's effect."""
         import torch
 
-        from tunesmith import manifest
-        from tunesmith.config.experiment import ModelConfig
-        from tunesmith.errors import RegistryError
-        from tunesmith.models.device import place
-        from tunesmith.models.loading import attach_saved, load_base, load_tokenizer
-        from tunesmith.models.references import LocalModel, resolve
+        from tunesmith.models.loading import load_tokenizer
+        from tunesmith.models.references import LocalModel
+        from tunesmith.registry.verify import verify_package
 
         package = pathlib.Path(context.artifacts["package"])
-        manifest.verify(package)
+        verify_package(package, expected=(context.model_config or {}).get("files"))
         stored = self._read(package / "base.json")
-        base = resolve(stored["reference"], revision=stored["revision"])
-        if base.sha256 != stored["sha256"]:
-            raise RegistryError(f"{stored['reference']}: is not the base that this adapter was trained on")
-        placement = place(ModelConfig(base=stored["reference"]))
-        self.tokenizer = load_tokenizer(LocalModel(stored["reference"], package / "tokenizer", base.sha256))
-        self.model = attach_saved(load_base(base, placement), package / "adapter")
+        tokenizer = LocalModel(stored["reference"], package / "tokenizer", stored["sha256"])
+        self.tokenizer = load_tokenizer(tokenizer)
+        self.model = self._load(package, stored["reference"])
         self.generation = self._read(package / "generation.json")
         self.name = stored["reference"]
         self.torch = torch
+
+    def _load(self, package: pathlib.Path, reference: str) -> Any:
+        """The merged weights of a package if it has them, else its adapter on its base."""
+        from tunesmith.config.experiment import ModelConfig
+        from tunesmith.models.device import place
+        from tunesmith.registry import against_base, merged
+
+        placement = place(ModelConfig(base=reference))
+        if (package / merged.FOLDER).is_dir():
+            return merged.load(package, placement)
+        return against_base.load(package).model
 
     @staticmethod
     def _read(path: pathlib.Path) -> dict[str, Any]:

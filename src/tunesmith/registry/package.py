@@ -3,14 +3,17 @@
 import json
 import pathlib
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from importlib.metadata import version
 from typing import Any
 
 from tunesmith import manifest
 from tunesmith.errors import RegistryError
 from tunesmith.models.references import LocalModel
+from tunesmith.registry.verify import verify_package
 
+REQUIREMENTS = ("mlflow", "torch", "transformers", "peft", "safetensors", "gguf", "pydantic", "pyyaml", "pandas")
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 
 
@@ -24,8 +27,17 @@ class Contents:
     max_new_tokens: int
 
 
-def build_package(target: pathlib.Path, adapter: pathlib.Path, contents: Contents) -> pathlib.Path:
-    """Write a package to `target`, with its manifest of SHA-256s; raises `RegistryError` if files lack."""
+def build_package(
+    target: pathlib.Path,
+    adapter: pathlib.Path,
+    contents: Contents,
+    *,
+    finish: Callable[[pathlib.Path], None] | None = None,
+) -> pathlib.Path:
+    """Write a package to `target`, with its manifest of SHA-256s.
+
+    `finish` may add files before the manifest is written. Raises `RegistryError` if files lack or do not verify.
+    """
     with manifest.writing(target) as folder:
         (folder / "adapter").mkdir()
         for name in ADAPTER_FILES:
@@ -43,7 +55,16 @@ def build_package(target: pathlib.Path, adapter: pathlib.Path, contents: Content
         _write(folder / "experiment.json", contents.experiment)
         _write(folder / "data.json", contents.data)
         _write(folder / "generation.json", {"max_new_tokens": contents.max_new_tokens, "do_sample": False})
+        (folder / "requirements.txt").write_text("\n".join(requirements()) + "\n", encoding="utf-8")
+        if finish is not None:
+            finish(folder)
+    verify_package(target)
     return target
+
+
+def requirements() -> list[str]:
+    """What a package needs to load and serve, with the versions it was made with."""
+    return [f"{name}=={version(name)}" for name in REQUIREMENTS]
 
 
 def _name_base(path: pathlib.Path, base: LocalModel) -> None:

@@ -3,7 +3,7 @@
 import pathlib
 import warnings
 from collections.abc import Mapping
-from importlib.metadata import version
+from dataclasses import dataclass
 from typing import Any
 
 import mlflow
@@ -14,29 +14,61 @@ from mlflow.types.llm import CHAT_MODEL_INPUT_SCHEMA, CHAT_MODEL_OUTPUT_SCHEMA
 import tunesmith
 from tunesmith import manifest
 from tunesmith.errors import RegistryError
+from tunesmith.registry import ledger
+from tunesmith.registry.package import requirements
+from tunesmith.registry.verify import check_registered, verify_package
 from tunesmith.tracking import store
-from tunesmith.tracking.runs import TAG, Run
+from tunesmith.tracking.runs import TAG, Run, attach
 
-REQUIREMENTS = ("mlflow", "torch", "transformers", "peft", "safetensors", "gguf", "pydantic", "pyyaml")
+PACKAGE = "artifacts/package"
+FILES = "package/files.json"
+ADDED_BY_MLFLOW = "registered_model_meta"
+
+
+@dataclass(frozen=True)
+class Version:
+    """A version in the registry: where its files lie, and what was recorded when it was registered."""
+
+    name: str
+    number: str
+    run_id: str
+    source: str
+    tags: Mapping[str, str]
+
+    def tag(self, key: str) -> str:
+        """A tag under `tunesmith.`; empty if it is not set."""
+        return self.tags.get(f"{TAG}{key}", "")
 
 
 def register(package: pathlib.Path, run: Run, name: str, *, tags: Mapping[str, Any]) -> str:
     """Log a package as a model of `run`, register it as `name`, and return the new version's number."""
-    files = manifest.verify(package)
-    info = _log_model(package, run)
+    files = verify_package(package)
+    digest = manifest.digest(files)
+    info = _log_model(package, run, files)
+    logged = model_files(pathlib.Path(mlflow.artifacts.download_artifacts(artifact_uri=info.model_uri)))
+    run.json(logged, FILES)
+    ensure(name)
     client = store.client()
-    try:
-        client.create_registered_model(name)
-    except MlflowException as error:
-        if error.error_code != "RESOURCE_ALREADY_EXISTS":
-            raise
-    created = client.create_model_version(name, source=info.model_uri, run_id=run.id, model_id=info.model_id)
-    for key, value in {**tags, "package_sha256": manifest.digest(files)}.items():
-        client.set_model_version_tag(name, created.version, f"{TAG}{key}", str(value))
+    mine = {"package_sha256": digest, "files_sha256": manifest.digest(logged), "run_id": run.id}
+    own = {f"{TAG}{key}": str(value) for key, value in {**tags, **mine}.items()}
+    created = client.create_model_version(name, source=info.model_uri, run_id=run.id, model_id=info.model_id, tags=own)
     return str(created.version)
 
 
-def _log_model(package: pathlib.Path, run: Run) -> Any:
+def ensure(name: str) -> None:
+    """Create a registered model, with its empty ledger, unless it is there."""
+    client = store.client()
+    try:
+        client.get_registered_model(name)
+    except MlflowException:
+        try:
+            client.create_registered_model(name, tags={ledger.RUN_TAG: ledger.create()})
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+
+
+def _log_model(package: pathlib.Path, run: Run, files: Mapping[str, str]) -> Any:
     source = pathlib.Path(tunesmith.__file__).parent
     example = {"messages": [{"role": "user", "content": "When is my bill due?"}], "max_tokens": 4}
     with mlflow.start_run(run_id=run.id), warnings.catch_warnings():
@@ -48,18 +80,78 @@ def _log_model(package: pathlib.Path, run: Run) -> Any:
             signature=ModelSignature(inputs=CHAT_MODEL_INPUT_SCHEMA, outputs=CHAT_MODEL_OUTPUT_SCHEMA),
             input_example=example,
             code_paths=[str(source)],
-            pip_requirements=[f"{package}=={version(package)}" for package in REQUIREMENTS],
+            pip_requirements=requirements(),
+            model_config={"files": dict(files)},
         )
 
 
-def by_alias(name: str, alias: str) -> Any | None:
+def model_files(folder: pathlib.Path) -> dict[str, str]:
+    """SHA-256 by path of a logged model's files: the package, the code beside it, and MLflow's own."""
+    return {
+        name: digest
+        for name, digest in manifest.list_files(folder).items()
+        if name != ADDED_BY_MLFLOW and "__pycache__" not in name
+    }
+
+
+def get(name: str, number: str) -> Version:
+    """A version; raises `RegistryError` when it does not exist (any more)."""
+    try:
+        found = store.client().get_model_version(name, number)
+    except MlflowException:
+        raise RegistryError(f"{name}: version {number} does not exist; it was deleted") from None
+    return Version(name, str(found.version), found.run_id, found.source, found.tags)
+
+
+def fetch(version: Version) -> pathlib.Path:
+    """The folder of a version's logged model, downloaded if it lies elsewhere."""
+    try:
+        folder = pathlib.Path(mlflow.artifacts.download_artifacts(artifact_uri=version.source))
+    except (MlflowException, OSError):
+        raise RegistryError(f"{version.name}: the files of version {version.number} were deleted") from None
+    return folder
+
+
+def verify(version: Version) -> pathlib.Path:
+    """Check a version's package, and the code that serves it, against what was registered; returns the package.
+
+    Does not need torch or the base. Raises `RegistryError` that names the file.
+    """
+    where = f"{version.name} version {version.number}"
+    if not version.tag("files_sha256"):
+        raise RegistryError(f"{where}: was not registered by Tunesmith: it has no tag {TAG}files_sha256")
+    folder = fetch(version)
+    inside = f"{PACKAGE}/"
+    try:
+        recorded = recorded_files(version)
+        package = {name.removeprefix(inside): digest for name, digest in recorded.items() if name.startswith(inside)}
+        verify_package(folder / PACKAGE, expected=package)
+        check_registered(model_files(folder), recorded)
+    except RegistryError as error:
+        raise RegistryError(f"{where}: {error}") from None
+    return folder / PACKAGE
+
+
+def recorded_files(version: Version) -> dict[str, str]:
+    """SHA-256 by path of a version's files as they were registered."""
+    try:
+        recorded: dict[str, str] = attach(version.run_id).read_json(FILES)
+    except (MlflowException, OSError, ValueError):
+        raise RegistryError(f"{FILES}: is missing from run {version.run_id}") from None
+    if manifest.digest(recorded) != version.tag("files_sha256"):
+        raise RegistryError(f"{FILES}: was changed on run {version.run_id}")
+    return recorded
+
+
+def by_alias(name: str, alias: str) -> Version | None:
     """The version that an alias names, or None."""
     try:
-        return store.client().get_model_version_by_alias(name, alias)
+        found = store.client().get_model_version_by_alias(name, alias)
     except MlflowException as error:
         if error.error_code in {"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"}:
             return None
         raise RegistryError(f"registry: {str(error).splitlines()[0]}") from None
+    return Version(name, str(found.version), found.run_id, found.source, found.tags)
 
 
 def set_alias(name: str, alias: str, number: str) -> None:

@@ -123,6 +123,7 @@ class Coordinator:
         tags = {"command": run_command(experiment), "trial": trial.number, **retry_tags(trial)}
         run = self.child(name, kind="trial", tags=tags)
         run.params(trial.params)
+        run.json(experiment.tree(), "experiment.json")
         job = self._training_job(experiment, run, items="trial", fractions=studies.rungs(self.space))
         try:
             with self.progress.job(name) as bar:
@@ -208,6 +209,7 @@ class Coordinator:
         tags = {"command": run_command(experiment), "trial": trial.number}
         run = self.child(name, kind="confirmation", tags=tags)
         run.params({**trial.params, "seed": experiment.seed})
+        run.json(experiment.tree(), "experiment.json")
         job = self._training_job(experiment, run, items="confirmation", fractions=(1.0,))
         with runs.recording(run), self.progress.job(name) as bar:
             done = self._done(worker.execute(job, Listener(self._logger(run, bar), lambda _: True)))

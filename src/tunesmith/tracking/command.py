@@ -2,6 +2,7 @@
 
 import json
 import os
+import pathlib
 import shlex
 from typing import Any
 
@@ -18,10 +19,17 @@ def run_command(experiment: Experiment) -> str:
         for name in overrides.field_names()
         if overrides.get(experiment, name) != overrides.get(original, name)
     }
-    path = os.path.relpath(experiment.path.resolve(), project_root())
-    pairs = [("experiment", path), *((name, _text(value)) for name, value in changed.items())]
+    pairs = [
+        ("experiment", relative_to_project(experiment.path)),
+        *((name, _text(value)) for name, value in changed.items()),
+    ]
     arguments = " ".join(f"-P {shlex.quote(f'{name}={value}')}" for name, value in pairs)
     return f"mlflow run . -e {experiment.method.kind} {arguments}"
+
+
+def relative_to_project(path: pathlib.Path) -> str:
+    """A file's path as it is typed in the project's folder."""
+    return os.path.relpath(path.resolve(), project_root())
 
 
 def _text(value: Any) -> str:

@@ -5,6 +5,7 @@
 """
 
 import contextlib
+import getpass
 import json
 import math
 import os
@@ -122,7 +123,7 @@ def create(
     """
     experiment_id = parent.experiment_id if parent else store.experiment_id(experiment)
     own = {f"{TAG}{key}": str(value)[:MAX_TAG_LENGTH] for key, value in (tags or {}).items()}
-    all_tags = {"mlflow.runName": name, "mlflow.user": _user(), **_identity(kind), **own}
+    all_tags = {"mlflow.runName": name, "mlflow.user": principal(), **_identity(kind), **own}
     if parent:
         all_tags["mlflow.parentRunId"] = parent.id
     created = store.client().create_run(experiment_id, run_name=name, tags=all_tags)
@@ -208,12 +209,13 @@ def _identity(kind: str) -> dict[str, str]:
 
 
 def process_start(pid: int) -> str:
-    """When a process of this machine started, in clock ticks since boot; empty if it is gone."""
+    """When a process of this machine started, in clock ticks since boot; empty if it is gone or has ended unreaped."""
     try:
         stat = pathlib.Path(f"/proc/{pid}/stat").read_text(encoding="utf-8")
     except OSError:
         return ""
-    return stat.rpartition(")")[2].split()[19]
+    fields = stat.rpartition(")")[2].split()
+    return "" if fields[0] in {"Z", "X"} else fields[19]
 
 
 def provenance() -> dict[str, str]:
@@ -239,5 +241,9 @@ def _git(*arguments: str) -> str:
         return ""
 
 
-def _user() -> str:
-    return os.environ.get("USER") or "unknown"
+def principal() -> str:
+    """Who acts: the name given to the tracking server, else this machine's user."""
+    try:
+        return os.environ.get("MLFLOW_TRACKING_USERNAME") or getpass.getuser()
+    except (OSError, KeyError):  # no such user in this container
+        return "unknown"

@@ -1,5 +1,6 @@
 """Where runs are tracked: always an explicit URI, checked before any work starts."""
 
+import contextlib
 import functools
 import os
 import pathlib
@@ -7,6 +8,7 @@ import sqlite3
 import urllib.error
 import urllib.parse
 import urllib.request
+from collections.abc import Iterator
 
 from filelock import FileLock
 from mlflow import MlflowClient
@@ -53,6 +55,22 @@ def client() -> MlflowClient:
     return store
 
 
+@contextlib.contextmanager
+def using(uri: str) -> Iterator[None]:
+    """Work with another tracking store inside the block."""
+    before = os.environ.get("MLFLOW_TRACKING_URI")
+    client.cache_clear()
+    os.environ["MLFLOW_TRACKING_URI"] = uri
+    try:
+        yield
+    finally:
+        client.cache_clear()
+        if before is None:
+            os.environ.pop("MLFLOW_TRACKING_URI")
+        else:
+            os.environ["MLFLOW_TRACKING_URI"] = before
+
+
 def _check_reachable(uri: str) -> None:
     parsed = urllib.parse.urlparse(uri)
     if parsed.scheme in {"http", "https"}:
@@ -71,15 +89,16 @@ def _check_reachable(uri: str) -> None:
 
 
 def experiment_id(name: str) -> str:
-    """The id of an MLflow experiment, created if need be, its artifacts beside the project."""
+    """The id of an MLflow experiment, created if need be; a local one keeps its artifacts beside its database."""
     store = client()
     found = store.get_experiment_by_name(name)
     if found is not None:
         if found.lifecycle_stage != "active":
             raise TrackingError(f"MLflow experiment {name} is deleted; restore it or rename the experiment")
         return str(found.experiment_id)
-    local = tracking_uri().startswith("sqlite:")
-    location = (project_root() / "mlruns" / name).as_uri() if local else None
+    database = tracking_uri().removeprefix("sqlite:///")
+    local = database != tracking_uri()
+    location = (pathlib.Path(database).resolve().parent / "mlruns" / name).as_uri() if local else None
     try:
         return str(store.create_experiment(name, artifact_location=location))
     except MlflowException:

@@ -1,0 +1,159 @@
+"""A version's model card, as Markdown and HTML, from what was recorded and what the policy states."""
+
+import datetime
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import jinja2
+from mlflow.exceptions import MlflowException
+
+from tunesmith.config.policy import Policy
+from tunesmith.errors import RegistryError
+from tunesmith.records import Scores, Verdict
+from tunesmith.registry import evidence, ledger, versions
+from tunesmith.registry.reigns import follow
+from tunesmith.registry.verify import read_json
+from tunesmith.registry.versions import Version
+from tunesmith.stats.paired import paired_difference
+from tunesmith.tracking import runs, store
+from tunesmith.tracking.runs import TAG
+
+FOLDER = "card"
+TEMPLATES = {"card.md": "card.md.j2", "card.html": "card.html.j2"}
+WATTS_A_CORE = 10.0
+CONFIDENCE = 0.975  # on each side
+
+
+def render(policy: Policy, version: Version, verdict: Verdict) -> dict[str, str]:
+    """The card's texts by file name; the templates lie beside the policy, or in the project's `registry/`."""
+    facts = gather(policy, version, verdict)
+    loader = jinja2.FileSystemLoader([policy.path.parent, store.project_root() / "registry"])
+    environment = jinja2.Environment(
+        loader=loader,
+        autoescape=jinja2.select_autoescape(["html", "html.j2"]),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    try:
+        return {name: environment.get_template(template).render(facts) for name, template in TEMPLATES.items()}
+    except jinja2.TemplateNotFound as error:
+        raise RegistryError(f"{policy.path.parent / str(error)}: the model card's template is missing") from None
+    except jinja2.TemplateError as error:
+        raise RegistryError(f"{policy.path.parent}: the model card's template fails: {error}") from None
+
+
+def gather(policy: Policy, version: Version, verdict: Verdict) -> dict[str, Any]:
+    """Everything that a template may show."""
+    record = evidence.load(version.run_id)
+    package = versions.fetch(version) / versions.PACKAGE
+    experiment = read_json(package, "experiment.json")
+    metrics = evidence.metrics(version.run_id)
+    stages = chain(version.run_id)
+    return {
+        "model": policy.model,
+        "version": version.number,
+        "stated": policy.card.model_dump(),
+        "verdict": verdict,
+        "stages": stages,
+        "data": {"source": experiment["data"]["source"], **read_json(package, "data.json")},
+        "audit": {name: value for name, value in metrics.items() if name.startswith("audit/")},
+        "scores": scores(record, former(version)),
+        "adversarial": {name: value for name, value in metrics.items() if "adversarial" in name},
+        "forgetting": {name: value for name, value in metrics.items() if "forgetting" in name},
+        "settings": flat({key: experiment[key] for key in ("model", "adapter", "method")}),
+        "space": search_space(stages),
+        "cost": cost(policy, stages),
+        "base": read_json(package, "base.json"),
+        "package": {"sha256": version.tag("package_sha256"), "bytes": metrics.get("package/bytes")},
+    }
+
+
+def run_link(run_id: str) -> str:
+    """The place of a run in the MLflow UI, relative to it."""
+    return f"#/experiments/{runs.attach(run_id).experiment_id}/runs/{run_id}"
+
+
+def chain(run_id: str) -> list[dict[str, Any]]:
+    """The run and those it is part of, outermost first: name, kind, link, seconds, machine."""
+    stages: list[dict[str, Any]] = []
+    current: str | None = run_id
+    while current:
+        run = store.client().get_run(current)
+        tags = run.data.tags
+        ended = run.info.end_time or datetime.datetime.now(datetime.UTC).timestamp() * 1000
+        stages.insert(
+            0,
+            {
+                "id": current,
+                "name": run.info.run_name,
+                "kind": tags.get(f"{TAG}kind", "run"),
+                "link": run_link(current),
+                "seconds": (ended - run.info.start_time) / 1000,
+                "commit": tags.get(f"{TAG}git_commit", ""),
+                "machine": tags.get(f"{TAG}machine", ""),
+                "placement": tags.get(f"{TAG}placement", ""),
+                "threads": tags.get(f"{TAG}threads", ""),
+            },
+        )
+        current = tags.get("mlflow.parentRunId")
+    return stages
+
+
+def former(version: Version) -> Scores | None:
+    """The scores of the champion before a version, if there was one whose records are still there."""
+    others = [n for n in follow(ledger.read(version.name).entries).champions if n != version.number]
+    try:
+        return evidence.load(versions.get(version.name, others[-1]).run_id).candidate if others else None
+    except RegistryError:
+        return None
+
+
+def scores(record: evidence.Record, champion: Scores | None) -> list[dict[str, str]]:
+    """Every per-item metric of the holdout with its 95% interval, beside base and former champion."""
+    rows = []
+    for task, items in record.candidate.items.items():
+        for name in next(iter(items.values()), {}):
+            row = {"metric": f"holdout/{task}/{name}"}
+            for who, held in (("version", record.candidate), ("base", record.base), ("champion", champion)):
+                row[who] = interval(held, task, name) if held else "none"
+            rows.append(row)
+    return rows
+
+
+def interval(held: Scores, task: str, name: str) -> str:
+    """A mean with its 95% interval, resampled by group."""
+    values = {item: found[name] for item, found in held.items.get(task, {}).items() if name in found}
+    if not values:
+        return "not scored"
+    spread = paired_difference(values, dict.fromkeys(values, 0.0), held.groups, confidence=CONFIDENCE)
+    return f"{spread.mean:.3f} ({spread.low:.3f} to {spread.high:.3f})"
+
+
+def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """Nested settings under dotted names."""
+    settings: dict[str, str] = {}
+    for key, value in tree.items():
+        inner = flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": json.dumps(value)}
+        settings |= inner
+    return settings
+
+
+def search_space(stages: list[dict[str, Any]]) -> dict[str, str]:
+    """The ranges that a sweep searched, if there was one."""
+    try:
+        tree = runs.attach(stages[0]["id"]).read_json("space.json")
+    except (MlflowException, OSError):
+        return {}
+    return {name: json.dumps(spread) for name, spread in tree.get("params", {}).items()}
+
+
+def cost(policy: Policy, stages: list[dict[str, Any]]) -> dict[str, Any]:
+    """Time of the outermost run, and the energy it took if the machine drew what was stated or assumed."""
+    first = stages[0]
+    cores = int(first["threads"]) if first["threads"].isdigit() else 1
+    watts = policy.card.watts or WATTS_A_CORE * cores
+    hours = first["seconds"] / 3600
+    basis = "as the policy states" if policy.card.watts else f"assumed: {WATTS_A_CORE:g} W for each of {cores} threads"
+    return {"hours": hours, "kwh": watts * hours / 1000, "watts": watts, "basis": basis, "machine": first["machine"]}

@@ -1,0 +1,72 @@
+"""A recorded run trained again: bit for bit, or the first step that differs."""
+
+import json
+import pathlib
+
+import pytest
+
+from tunesmith.replay import judge
+from tunesmith.tracking import store as tracking_store
+
+
+@pytest.fixture
+def recorded(store, invoke):
+    """A finished `sft` run of the tiny model."""
+    done = invoke("sft", "experiments/smoke.yaml", "--set", "method.epochs=1", "--json")
+    assert done.exit_code == 0, done.stderr
+    return json.loads(done.stdout)["run_id"]
+
+
+def test_a_replay_is_identical_until_the_record_or_the_data_change(store, invoke, recorded):
+    """One training for the record, two replays: as it was, and with another learning rate in the record."""
+    done = invoke("replay", recorded, "--json")
+    assert done.exit_code == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["outcome"] == "identical"
+    assert found["adapter_sha256"] == found["recorded_sha256"] != ""
+    assert found["step"] is None
+
+    client = tracking_store.client()
+    tree = json.loads(pathlib.Path(client.download_artifacts(recorded, "experiment.json")).read_text())
+    tree["method"]["learning_rate"] *= 1.5
+    client.log_text(recorded, json.dumps(tree), "experiment.json")
+    done = invoke("replay", recorded)
+    assert done.exit_code == 1
+    assert "error: " in done.stderr
+    assert "differs from step 2 on" in done.stderr
+    assert "train/loss differs first at step 2" in done.stdout
+
+    rows = store / "experiments/smoke/conversations.jsonl"
+    rows.write_text(rows.read_text().replace("hot", "warm", 1))
+    done = invoke("replay", recorded)
+    assert done.exit_code == 2
+    assert "conversations.jsonl: has the digest" in done.stderr
+
+
+def test_runs_that_cannot_be_replayed_are_told(store, invoke):
+    from tunesmith.tracking import runs
+
+    unfinished = runs.create("smoke", "x", kind="sft")
+    done = invoke("replay", unfinished.id)
+    assert done.exit_code == 2
+    assert "is a run of kind sft that is unfinished" in done.stderr
+    done = invoke("replay", "0" * 32)
+    assert done.exit_code == 2
+    assert "no such run" in done.stderr
+
+
+CURVE = {1: 3.0, 2: 2.5, 3: 2.0}
+
+
+@pytest.mark.parametrize(
+    ("losses", "same_bits", "expected"),
+    [
+        (CURVE, True, ("identical", None)),
+        (CURVE, False, ("close", None)),
+        ({**CURVE, 2: 2.5000001}, False, ("close", 2)),
+        ({**CURVE, 2: 2.5000001, 3: 2.1}, False, ("different", 3)),
+        ({1: 3.0, 2: 2.5}, False, ("different", 3)),
+    ],
+)
+def test_the_outcome_of_a_comparison(losses, same_bits, expected):
+    assert judge(CURVE, losses, same_bits=same_bits) == expected
