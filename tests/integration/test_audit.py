@@ -114,7 +114,7 @@ def test_the_raw_demo_fails_and_is_refused(root):
     from tunesmith.errors import OutcomeError
 
     experiment = Experiment.from_yaml(root / "experiments/raw.yaml")
-    with pytest.raises(OutcomeError, match="raw.yaml: the data fails its audit: turns: 75"):
+    with pytest.raises(OutcomeError, match=r"raw\.yaml: the data fails its audit: turns: 75"):
         require_clean(experiment)
     report = require_clean(overrides.apply(experiment, {"data.force": True}))
     failed = {finding.check for finding in report.failed}
