@@ -166,3 +166,9 @@ def _having(material: Material, wanted: Callable[[str], bool]) -> Result:
     kinds = material.once("private kinds", lambda: [sorted(row_kinds(row, material)) for row in material.rows])
     chosen = {n: [kind for kind in found if wanted(kind)] for n, found in enumerate(kinds)}
     return caught({n: f"has {', '.join(found)}" for n, found in chosen.items() if found}, len(chosen), "rows")
+
+
+CHECKS = (
+    Check("personal data", "privacy", personal_data, limit="max_private_rate", action=Action.EDIT, edit=redact),
+    Check("secrets", "privacy", secrets, limit="max_private_rate", action=Action.EDIT, edit=redact),
+)

@@ -48,7 +48,8 @@ class Space:
         width = min(DIMENSIONS, min(chosen.shape) - 1)
         if width < 1:
             return np.asarray(chosen.todense())
-        return unit(TruncatedSVD(width, random_state=0).fit_transform(chosen))
+        with np.errstate(invalid="ignore", divide="ignore"):  # equal rows have no variance to explain
+            return unit(TruncatedSVD(width, random_state=0).fit_transform(chosen))
 
 
 def unit(vectors: np.ndarray) -> np.ndarray:
