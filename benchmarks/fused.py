@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from dataclasses import asdict
 
 from benchmarks.bench import Bench, interleave, load, machine, ratio, timed, write
-
 from tunesmith.config.experiment import AdapterConfig, SftConfig
 from tunesmith.train.encode import Encoded
 from tunesmith.train.slots.calibrate import calibrate

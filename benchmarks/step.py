@@ -113,11 +113,11 @@ def against_trl(bench: Bench) -> None:
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     for turn in range(ROUNDS):
         rows = bench.rows[turn * count : (turn + 1) * count]
-        found = interleave({name: lambda side=side: side(rows) for name, side in sides.items()}, rounds=1)
+        found = interleave({name: lambda side=side, rows=rows: side(rows) for name, side in sides.items()}, rounds=1)
         for name, values in found.items():
             seconds[name] += values
     lines = ["# One LoRA step against TRL", "", str(where), ""]
-    lines += [f"{ROUNDS} rounds, each {STEPS} steps of {BATCH} rows; the same rows in the same order for all sides.", ""]
+    lines += [f"{ROUNDS} rounds of {STEPS} steps of {BATCH} rows; the same rows in the same order for all sides.", ""]
     lines += ["| side | s/step, median [lowest to highest] | lean / this |", "|---|---|---|"]
     for name, values in seconds.items():
         spread = f"{statistics.median(values):.2f} [{min(values):.2f} to {max(values):.2f}]"
@@ -154,9 +154,10 @@ def against_roofline(bench: Bench) -> None:
     """Measure a step of about 128 and about 512 computed tokens against its products."""
     where = machine()
     lines = ["# One LoRA step against its matrix products", "", str(where), ""]
-    lines += ["Products: frozen weights forward and backward, the low-rank ones, the output layer at labelled positions;"]
-    lines += ["without attention's. On the model's own weights, interleaved with the steps.", ""]
-    lines += ["| computed tokens | losses | s/step | products s | step / products | target |", "|---|---|---|---|---|---|"]
+    lines += ["Products: frozen weights forward and backward, the low-rank ones, the output layer at labelled"]
+    lines += ["positions; without attention's. On the model's own weights, interleaved with the steps.", ""]
+    lines += ["| computed tokens | losses | s/step | products s | step / products | target |"]
+    lines += ["|---|---|---|---|---|---|"]
     values: dict[str, Any] = {"machine": where}
     for tokens, target, rounds in ((128, 2.1, 9), (512, 1.6, 7)):
         rows = rows_of(bench.rows, tokens)

@@ -36,14 +36,14 @@ def test_a_resumed_slot_continues_bit_for_bit(base, plans, tmp_path):
     for n in (0, 1):
         engine.join(n, plans[n])
     steps(engine, 8)
-    engine.save(1, tmp_path)
+    for n in (0, 1):
+        engine.save(n, tmp_path / str(n))
     expected = steps(engine, 7)
     torch.manual_seed(99)
 
     again = Engine(base)
-    again.join(0, plans[0])
-    steps(again, 8)
-    again.join(1, plans[1], checkpoint.newest(tmp_path))
+    for n in (0, 1):
+        again.join(n, plans[n], checkpoint.newest(tmp_path / str(n)))
     assert again.slots[1].step == 8
     assert steps(again, 7) == expected
     for n in (0, 1):
