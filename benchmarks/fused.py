@@ -12,10 +12,9 @@ from collections.abc import Sequence
 from dataclasses import asdict
 
 from benchmarks.bench import Bench, interleave, load, machine, ratio, timed, write
-from tunesmith.train.slots.calibrate import calibrate
-
 from tunesmith.config.experiment import AdapterConfig, SftConfig
 from tunesmith.train.encode import Encoded
+from tunesmith.train.slots.calibrate import calibrate
 from tunesmith.train.slots.engine import Engine
 from tunesmith.train.slots.passes import Limits
 from tunesmith.train.slots.slot import Plan

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from tunesmith.audit.formatting import map_contents
 from tunesmith.audit.material import Material
-from tunesmith.audit.result import Result, caught
+from tunesmith.audit.result import Action, Check, Result, caught
 from tunesmith.records import Row
 
 SECRETS = frozenset({"key", "token", "private key", "password"})

@@ -6,12 +6,13 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, MistralConfig, Qwen2Config, Qwen3Config
 
 from tunesmith import manifest
+from tunesmith.config import Experiment, overrides
 from tunesmith.config.experiment import AdapterConfig, SftConfig
 from tunesmith.errors import TrainingError
 from tunesmith.train import checkpoint
 from tunesmith.train.loss import mean_loss
 from tunesmith.train.slots import attention
-from tunesmith.train.slots.coverage import covers_adapter, covers_model, targeted
+from tunesmith.train.slots.coverage import covers, covers_adapter, covers_model, targeted
 from tunesmith.train.slots.engine import Engine
 from tunesmith.train.slots.passes import Limits, plan_passes
 from tunesmith.train.slots.schedule import learning_rate
@@ -35,14 +36,14 @@ def test_a_resumed_slot_continues_bit_for_bit(base, plans, tmp_path):
     for n in (0, 1):
         engine.join(n, plans[n])
     steps(engine, 8)
-    engine.save(1, tmp_path)
+    for n in (0, 1):
+        engine.save(n, tmp_path / str(n))
     expected = steps(engine, 7)
     torch.manual_seed(99)
 
     again = Engine(base)
-    again.join(0, plans[0])
-    steps(again, 8)
-    again.join(1, plans[1], checkpoint.newest(tmp_path))
+    for n in (0, 1):
+        again.join(n, plans[n], checkpoint.newest(tmp_path / str(n)))
     assert again.slots[1].step == 8
     assert steps(again, 7) == expected
     for n in (0, 1):
@@ -180,7 +181,7 @@ def test_adapters_are_covered_or_the_reason_says_why_not(base, values, reason):
 
 
 @pytest.mark.parametrize("targets", ["all-linear", ["q_proj", "mlp.down_proj"], r".*layers\.1\..*(gate|v)_proj"])
-def test_targets_are_peffts_and_train_beside_others(base, plans, targets):
+def test_targets_are_those_of_peft_and_train_beside_others(base, plans, targets):
     plan = Plan(plans[0].rows, AdapterConfig(rank=3, targets=targets), plans[0].method, 4)
     engine = Engine(base)
     engine.join("other", plans[1])
@@ -229,3 +230,10 @@ def test_slots_learn_on_cuda_in_bfloat16(tiny_path, plans):
     engine.join(0, plans[0])
     losses = [step[0] for step in steps(engine, 20)]
     assert losses[-1] < losses[0]
+
+
+def test_an_experiment_is_covered_or_goes_to_trl_with_a_reason(base, root):
+    experiment = Experiment.from_yaml(root / "experiments/smoke.yaml")
+    assert covers(base, experiment) is None
+    assert covers(base, overrides.apply(experiment, {"dropout": 0.05})) == "adapter.dropout 0.05"
+    assert Plan.of(experiment, [1, 2, 3]).seed == experiment.seed

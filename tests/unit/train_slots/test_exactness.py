@@ -5,6 +5,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from tunesmith.models.loading import attach_fresh, detach
+from tunesmith.train.slots import padded
 from tunesmith.train.slots.engine import Engine, peft_weights
 from tunesmith.train.slots.passes import Limits
 
@@ -125,3 +126,15 @@ def test_fresh_slots_start_where_peft_does(single, plans):
     for name, own in slot.layout.named(slot.weights.data).items():
         assert torch.equal(own, drawn[name])
     detach(model)
+
+
+@pytest.mark.parametrize("most", [0, 10**6])
+def test_batched_low_rank_products_equal_those_of_each_slot(tiny_model, plans, monkeypatch, most):
+    _, expected = train(tiny_model, plans, limits=Limits(fuse=1, most=4096), steps=4)
+    monkeypatch.setattr(padded, "MOST_TOKENS", most)
+    engine, losses = train(tiny_model, plans, steps=4)
+    for n in range(4):
+        assert losses[n] == pytest.approx(expected[n], rel=1e-12)
+    tuned = engine.tune_loss([0, 1, 2, 3], plans[0].rows)
+    monkeypatch.setattr(padded, "MOST_TOKENS", 0)
+    assert tuned == pytest.approx(engine.tune_loss([3, 2, 1, 0], plans[0].rows), rel=1e-12)

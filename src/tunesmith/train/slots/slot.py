@@ -141,6 +141,6 @@ class Slot:
         self.weights.data.copy_(checkpoint.tensors["weights"])
         if self.step:
             self.optimizer.state[self.weights] = {
-                "step": torch.tensor(float(self.step)),
+                "step": torch.tensor(float(self.step), device=self.weights.device),
                 **{name: checkpoint.tensors[name].to(self.weights) for name in ("exp_avg", "exp_avg_sq")},
             }

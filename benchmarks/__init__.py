@@ -1,0 +1,1 @@
+"""Runnable comparisons; their dated results lie in `results/`."""

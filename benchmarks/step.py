@@ -1,0 +1,195 @@
+"""One LoRA step: the slots engine against TRL, and against the matrix products that it cannot avoid.
+
+    python -m benchmarks.step trl        # against TRL's default, tuned TRL, and TRL with our loss
+    python -m benchmarks.step roofline   # against the bare products of its own shapes
+
+All sides of a round train on the same rows in the same order, batch 8, rank 16 on all linear layers:
+- default: TRL's defaults: float32 base under bfloat16 autocast, gradient checkpointing.
+- tuned: bfloat16 base, no checkpointing, rows of like length together (as in all sides here).
+- ours through TRL: tuned, with the output layer at labelled positions only and shared prompts computed once.
+- lean: the slots engine with one slot.
+Timed is what lies between a step's begin and end: forward, backward, clipping, optimiser; not the
+loading of rows.
+"""
+
+import pathlib
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from datasets import Dataset
+from transformers import AutoModelForCausalLM, PreTrainedModel, TrainerCallback
+from trl import SFTConfig
+
+from benchmarks.bench import Bench, interleave, load, machine, ratio, timed, write
+from tunesmith.config.experiment import AdapterConfig, SftConfig
+from tunesmith.models.loading import attach_fresh, detach
+from tunesmith.models.references import resolve
+from tunesmith.train.encode import Encoded
+from tunesmith.train.sft import OrderedSFTTrainer, SupervisedSFTTrainer
+from tunesmith.train.slots.batch import Part, build
+from tunesmith.train.slots.engine import Engine
+from tunesmith.train.slots.network import Network
+from tunesmith.train.slots.passes import Limits
+from tunesmith.train.slots.pieces import HEAD_ROWS
+from tunesmith.train.slots.slot import Plan
+
+BATCH, STEPS, ROUNDS = 8, 2, 3
+QUIET: dict[str, Any] = {
+    "per_device_train_batch_size": BATCH,
+    "num_train_epochs": 1,
+    "use_cpu": True,
+    "report_to": "none",
+    "save_strategy": "no",
+    "disable_tqdm": True,
+    "dataloader_pin_memory": False,
+    "data_seed": 1,
+}
+TUNED: dict[str, Any] = {"gradient_checkpointing": False, "bf16": False}
+LIMITS = Limits(fuse=1, most=10**6)
+
+
+class Clock(TrainerCallback):
+    """Seconds of each step."""
+
+    def __init__(self) -> None:
+        self.began, self.seconds = 0.0, 0.0
+
+    def on_step_begin(self, *args: Any, **kwargs: Any) -> None:
+        """Start."""
+        self.began = time.perf_counter()
+
+    def on_step_end(self, *args: Any, **kwargs: Any) -> None:
+        """Stop."""
+        self.seconds += time.perf_counter() - self.began
+
+
+def trl_side(bench: Bench, base: PreTrainedModel, trainer_class: type, options: dict[str, Any]) -> Callable[..., float]:
+    """A side that trains a fresh adapter through TRL and gives the seconds of a step."""
+
+    def run(rows: Sequence[Encoded]) -> float:
+        model, clock = attach_fresh(base, AdapterConfig(), seed=1), Clock()
+        data = Dataset.from_dict({"input_ids": [r.input_ids for r in rows], "labels": [r.labels for r in rows]})
+        with tempfile.TemporaryDirectory() as folder:
+            args = SFTConfig(output_dir=folder, **QUIET, **options)
+            trainer = trainer_class(
+                model=model, args=args, train_dataset=data, processing_class=bench.tokenizer, callbacks=[clock]
+            )
+            trainer.train()
+        detach(model)
+        return clock.seconds / STEPS
+
+    return run
+
+
+def lean_side(bench: Bench) -> Callable[..., float]:
+    """A side that trains a fresh slot."""
+
+    def run(rows: Sequence[Encoded]) -> float:
+        engine = Engine(bench.base, LIMITS)
+        engine.join(0, Plan(rows, AdapterConfig(), SftConfig(batch_size=BATCH), seed=1))
+        return statistics.mean(timed(engine.step) for _ in range(STEPS))
+
+    return run
+
+
+def against_trl(bench: Bench) -> None:
+    """Measure all sides on the same rows, other rows in every round."""
+    path = resolve(bench.experiment.model.base).path
+    default = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
+    sides = {
+        "TRL default": trl_side(bench, default, OrderedSFTTrainer, {}),
+        "TRL tuned": trl_side(bench, bench.base, OrderedSFTTrainer, TUNED),
+        "ours through TRL": trl_side(bench, bench.base, SupervisedSFTTrainer, TUNED),
+        "lean": lean_side(bench),
+    }
+    where, count = machine(), BATCH * STEPS
+    for name in list(sides)[1:]:
+        sides[name](bench.rows[-count:])  # what is allocated first is slow
+    seconds: dict[str, list[float]] = {name: [] for name in sides}
+    for turn in range(ROUNDS):
+        rows = bench.rows[turn * count : (turn + 1) * count]
+        found = interleave({name: lambda side=side, rows=rows: side(rows) for name, side in sides.items()}, rounds=1)
+        for name, values in found.items():
+            seconds[name] += values
+    lines = ["# One LoRA step against TRL", "", str(where), ""]
+    lines += [f"{ROUNDS} rounds of {STEPS} steps of {BATCH} rows; the same rows in the same order for all sides.", ""]
+    lines += ["| side | s/step, median [lowest to highest] | lean / this |", "|---|---|---|"]
+    for name, values in seconds.items():
+        spread = f"{statistics.median(values):.2f} [{min(values):.2f} to {max(values):.2f}]"
+        lines.append(f"| {name} | {spread} | {ratio(seconds['lean'], values)} |")
+    lines += ["", "Targets: at most 0.22 of TRL's default, at most 0.30 of tuned TRL."]
+    write("step-trl", "\n".join(lines) + "\n", {"machine": where, "seconds": seconds})
+
+
+def products(network: Network, nodes: int, losses: int, rank: int) -> Callable[[], None]:
+    """The matrix products of a step on the model's own weights: base, low-rank, output layer; not attention."""
+    dtype, work = network.dtype, []
+    for block in network.blocks:
+        for group in block.groups.values():
+            inputs = group.weights[0].shape[1]
+            x = torch.randn(nodes, inputs, dtype=dtype)
+            for weight in group.weights:
+                y, h = torch.randn(nodes, weight.shape[0], dtype=dtype), torch.randn(nodes, rank, dtype=dtype)
+                a, b = torch.randn(rank, inputs, dtype=dtype), torch.randn(rank, weight.shape[0], dtype=dtype)
+                work += [(x, weight.T), (y, weight)]
+                work += [(x, a.T), (h, b), (y, b.T), (h.T, x), (h.T, y), (h, a)]
+    for start in range(0, losses, HEAD_ROWS):
+        rows = min(HEAD_ROWS, losses - start)
+        hidden = torch.randn(rows, network.output.shape[1], dtype=dtype)
+        work += [(hidden, network.output.T), (torch.randn(rows, network.output.shape[0], dtype=dtype), network.output)]
+
+    def run() -> None:
+        for left, right in work:
+            torch.mm(left, right)
+
+    return run
+
+
+def against_roofline(bench: Bench) -> None:
+    """Measure a step of about 128 and about 512 computed tokens against its products."""
+    where = machine()
+    lines = ["# One LoRA step against its matrix products", "", str(where), ""]
+    lines += ["Products: frozen weights forward and backward, the low-rank ones, the output layer at labelled"]
+    lines += ["positions; without attention's. On the model's own weights, interleaved with the steps.", ""]
+    lines += ["| computed tokens | losses | s/step | products s | step / products | target |"]
+    lines += ["|---|---|---|---|---|---|"]
+    values: dict[str, Any] = {"machine": where}
+    for tokens, target, rounds in ((128, 2.1, 9), (512, 1.6, 7)):
+        rows = rows_of(bench.rows, tokens)
+        batch = build([Part(rows, 1.0)], device=bench.base.device, dtype=torch.float32)
+        nodes, losses = len(batch.ids), len(batch.states)
+        engine = Engine(bench.base, LIMITS)
+        engine.join(0, Plan(rows, AdapterConfig(), SftConfig(batch_size=len(rows), epochs=100), seed=1))
+        bare = products(engine.network, nodes, losses, AdapterConfig().rank)
+        sides = {"step": lambda engine=engine: timed(engine.step), "products": lambda bare=bare: timed(bare)}
+        for side in sides.values():
+            side()
+        seconds = interleave(sides, rounds=rounds)
+        step, product = (statistics.median(seconds[name]) for name in sides)
+        found = ratio(seconds["step"], seconds["products"])
+        lines.append(f"| {nodes} | {losses} | {step:.3f} | {product:.3f} | {found} | ≤ {target} |")
+        values[str(tokens)] = {"nodes": nodes, "losses": losses, "seconds": seconds, "ratio": found}
+    write("step-roofline", "\n".join(lines) + "\n", values)
+
+
+def rows_of(rows: Sequence[Encoded], tokens: int) -> list[Encoded]:
+    """Real rows with about so many tokens to compute, what they share counted once."""
+    if tokens < 200:
+        return [min(rows, key=lambda row: abs(len(row.input_ids) - tokens))]
+    chosen: list[Encoded] = []
+    for row in rows:
+        nodes = len(build([Part([*chosen, row], 1.0)], device=torch.device("cpu"), dtype=torch.float32).ids)
+        if nodes > tokens:
+            break
+        chosen.append(row)
+    return chosen
+
+
+if __name__ == "__main__":
+    kind = pathlib.PurePath(sys.argv[1] if len(sys.argv) > 1 else "trl").name
+    {"trl": against_trl, "roofline": against_roofline}[kind](load())
