@@ -163,4 +163,3 @@ def judge(recorded: Mapping[int, float], losses: Mapping[int, float], *, same_bi
     if same_bits:
         return "identical", first
     return ("different", far) if far is not None else ("close", first)
-

@@ -72,9 +72,7 @@ def gather(version: Version, package: pathlib.Path, folder: pathlib.Path) -> Evi
 
 def recreate(gathered: Evidence, version: Version, source: str) -> Version:
     """Write a version and its run into the registry that is current now, and verify it there."""
-    run = runs.create(
-        version.name, gathered.name, kind=gathered.kind, tags={**gathered.tags, "copied_from": source}
-    )
+    run = runs.create(version.name, gathered.name, kind=gathered.kind, tags={**gathered.tags, "copied_from": source})
     run.params(gathered.params)
     run.metrics(gathered.metrics)
     for artifact in ARTIFACTS:
