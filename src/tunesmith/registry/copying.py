@@ -62,9 +62,7 @@ def gather(version: Version, package: pathlib.Path, folder: pathlib.Path) -> Evi
         try:
             run.download(artifact, folder)
         except (MlflowException, OSError):
-            raise RegistryError(
-                f"run {run.id}: has no {artifact} to copy; it was deleted"
-            ) from None
+            raise RegistryError(f"run {run.id}: has no {artifact} to copy; it was deleted") from None
     return Evidence(
         name=data.tags.get("mlflow.runName", version.name),
         kind=own.pop("kind"),
