@@ -53,6 +53,7 @@ def make_run(adapter: pathlib.Path, *, right: int, base: int = 10, kind: str = "
     tags = {"adapter_sha256": sha256, "base_sha256": resolve("bundled:tiny-llama").sha256}
     run = runs.create("bot", "candidate", kind=kind, tags=tags)
     run.artifact(adapter, "adapter")
+    run.json(Experiment.from_yaml(EXPERIMENT).tree(), "experiment.json")
     evidence.save(run, candidate=scores(right, digest=digest), base=scores(base, digest=digest))
     run.metrics(dict(scores(right).metrics))
     run.finish("FINISHED")

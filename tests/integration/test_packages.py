@@ -101,10 +101,7 @@ def test_mlflow_serves_the_champion_without_tunesmith_installed(store, tmp_path)
         port = probe.getsockname()[1]
     uri = f"sqlite:///{store / 'mlflow.db'}"
     env = environment(MLFLOW_TRACKING_URI=uri, PYTHONPATH=str(tmp_path / "site"))
-    hidden = subprocess.run(
-        [sys.executable, "-c", "import tunesmith"], cwd=tmp_path, env=env, capture_output=True, check=False
-    )
-    assert hidden.returncode == 1
+    assert subprocess.call([sys.executable, "-c", "import tunesmith"], cwd=tmp_path, env=env, stderr=subprocess.DEVNULL)
     command = [str(pathlib.Path(sys.executable).parent / "mlflow"), "models", "serve", "-m", "models:/bot@champion"]
     command += ["--env-manager", "local", "--port", str(port), "--host", "127.0.0.1", "--workers", "1"]
     log = (tmp_path / "server.log").open("w")

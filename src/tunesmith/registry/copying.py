@@ -5,6 +5,8 @@ import tempfile
 from dataclasses import dataclass, field
 from typing import Any
 
+from mlflow.exceptions import MlflowException
+
 from tunesmith import manifest
 from tunesmith.errors import RegistryError
 from tunesmith.registry import aliases, evidence, versions
@@ -57,7 +59,10 @@ def gather(version: Version, package: pathlib.Path, folder: pathlib.Path) -> Evi
     own = {key.removeprefix(runs.TAG): value for key, value in data.tags.items() if key.startswith(runs.TAG)}
     inherited = {key: run.tag(key) for key in INHERITED}
     for artifact in ARTIFACTS:
-        run.download(artifact, folder)
+        try:
+            run.download(artifact, folder)
+        except (MlflowException, OSError):
+            raise RegistryError(f"run {run.id}: has no {artifact} to copy; it was deleted") from None
     return Evidence(
         name=data.tags.get("mlflow.runName", version.name),
         kind=own.pop("kind"),
