@@ -82,8 +82,10 @@ def curates(check: Check, material: Material) -> bool:
 
 def apply(check: Check, material: Material, places: list[int], fates: dict[int, Fate]) -> tuple[Material, list[int]]:
     """Do with the rows that a check caught what it says; returns what is left and where each row came from."""
-    caught = check.find(material).rows
-    if not caught:
+    result = check.find(material)
+    caught = result.rows
+    within = check.guess and check.limit is not None and result.share <= limit_of(material.limits, check.limit)
+    if not caught or within:
         return material, places
     rows, splits, left = [], [], []
     for n, (row, split, place) in enumerate(zip(material.rows, material.splits, places, strict=True)):
