@@ -92,10 +92,21 @@ def child(path: str) -> None:
     report = audit_experiment(Experiment.from_yaml(path), told=told)
     told("")
     seconds = time.perf_counter() - began
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    peak, cpu = usage.ru_maxrss / 1024, usage.ru_utime + usage.ru_stime
     counts = {finding.check: finding.count for finding in report.findings}
     slowest = dict(sorted(marks.items(), key=lambda mark: -mark[1])[:8])
-    print(json.dumps({"seconds": round(seconds, 1), "mib": round(peak), "counts": counts, "slowest": slowest}))
+    print(
+        json.dumps(
+            {
+                "seconds": round(seconds, 1),
+                "cpu_seconds": round(cpu, 1),
+                "mib": round(peak),
+                "counts": counts,
+                "slowest": slowest,
+            }
+        )
+    )
 
 
 def main() -> int:
@@ -110,7 +121,9 @@ def main() -> int:
         return 0
     results = {count: measure(count) for count in arguments.rows}
     for count, result in results.items():
-        print(f"{count} rows: {result['seconds']} s, peak {result['mib']} MiB; slowest {result['slowest']}")
+        print(
+            f"{count} rows: {result['seconds']} s ({result['cpu_seconds']} s of processor), peak {result['mib']} MiB; slowest {result['slowest']}"
+        )
     load = os.getloadavg()
     if arguments.out:
         out = {"cores": os.cpu_count(), "load_at_end": load, "results": results}

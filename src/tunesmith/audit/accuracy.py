@@ -134,7 +134,15 @@ def out_of_fold(vectors: np.ndarray, classes: Sequence[int] | np.ndarray) -> np.
 
 
 CHECKS = tuple(
-    Check(name, "accuracy", find, severity=Severity.WARN, limit="meaning.max_wrong_rate", action=Action.DROP)
+    Check(
+        name,
+        "accuracy",
+        find,
+        severity=Severity.WARN,
+        limit="meaning.max_wrong_rate",
+        action=Action.DROP,
+        guess=True,
+    )
     for name, find in (
         ("unsupported numbers", unsupported_numbers),
         ("unfitting labels", unfitting_labels),

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tunesmith import manifest
-from tunesmith.audit.checks import Told, all_checks, quiet
+from tunesmith.audit.checks import Told, all_checks, limit_of, quiet
 from tunesmith.audit.material import Material
 from tunesmith.audit.result import Action, Check
 from tunesmith.data.digest import digest_rows
@@ -64,7 +64,7 @@ def curate(material: Material, *, told: Told = quiet) -> Curated:
     for number in range(1, MOST_PASSES + 1):
         before = len(fates), sum(len(fate.reasons) for fate in fates.values())
         for check in all_checks(material):
-            if check.action is not Action.NONE:
+            if curates(check, material):
                 told(f"pass {number}: {check.name}")
                 material, places = apply(check, material, places, fates)
         if (len(fates), sum(len(fate.reasons) for fate in fates.values())) == before:
@@ -72,10 +72,18 @@ def curate(material: Material, *, told: Told = quiet) -> Curated:
     raise DataError(f"curation does not settle within {MOST_PASSES} passes; loosen data.audit")
 
 
+def curates(check: Check, material: Material) -> bool:
+    """Whether a check drops or edits rows; one whose limit is 1 lets everything pass, here too."""
+    allowed = limit_of(material.limits, check.limit) if check.limit else 0.0
+    return check.action is not Action.NONE and allowed < 1.0
+
+
 def apply(check: Check, material: Material, places: list[int], fates: dict[int, Fate]) -> tuple[Material, list[int]]:
     """Do with the rows that a check caught what it says; returns what is left and where each row came from."""
-    caught = check.find(material).rows
-    if not caught:
+    result = check.find(material)
+    caught = result.rows
+    within = check.guess and check.limit is not None and result.share <= limit_of(material.limits, check.limit)
+    if not caught or within:
         return material, places
     rows, splits, left = [], [], []
     for n, (row, split, place) in enumerate(zip(material.rows, material.splits, places, strict=True)):

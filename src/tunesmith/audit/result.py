@@ -47,6 +47,9 @@ class Check:
     limit: str | None = None
     """The field of `data.audit` that bounds the share."""
     action: Action = Action.NONE
+    guess: bool = False
+    """Whether it estimates rather than knows. Curation acts on a guess only while the share is beyond the
+    limit: among sound rows there is always a most doubtful one, and curation would never end."""
     edit: Callable[[Row, Material], Row | None] | None = None
     """Gives the row mended; None when it cannot be."""
 
