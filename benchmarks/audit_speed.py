@@ -121,9 +121,8 @@ def main() -> int:
         return 0
     results = {count: measure(count) for count in arguments.rows}
     for count, result in results.items():
-        print(
-            f"{count} rows: {result['seconds']} s ({result['cpu_seconds']} s of processor), peak {result['mib']} MiB; slowest {result['slowest']}"
-        )
+        took = f"{result['seconds']} s ({result['cpu_seconds']} s of processor)"
+        print(f"{count} rows: {took}, peak {result['mib']} MiB; slowest {result['slowest']}")
     load = os.getloadavg()
     if arguments.out:
         out = {"cores": os.cpu_count(), "load_at_end": load, "results": results}
