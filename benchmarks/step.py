@@ -159,7 +159,7 @@ def against_roofline(bench: Bench) -> None:
     lines += ["| computed tokens | losses | s/step | products s | step / products | target |"]
     lines += ["|---|---|---|---|---|---|"]
     values: dict[str, Any] = {"machine": where}
-    for tokens, target, rounds in ((128, 2.1, 9), (512, 1.6, 7)):
+    for tokens, target, rounds in ((128, 2.1, 7), (512, 1.6, 5)):
         rows = rows_of(bench.rows, tokens)
         batch = build([Part(rows, 1.0)], device=bench.base.device, dtype=torch.float32)
         nodes, losses = len(batch.ids), len(batch.states)
