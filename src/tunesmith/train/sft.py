@@ -13,21 +13,11 @@ from trl import SFTConfig, SFTTrainer
 from tunesmith.config.experiment import Experiment
 from tunesmith.train.encode import Encoded
 from tunesmith.train.loss import supervised_nll
-from tunesmith.train.order import EpochOrder
 
 SCHEDULERS = {"linear": "linear", "cosine": "cosine", "constant": "constant_with_warmup"}
 
 
-class OrderedSFTTrainer(SFTTrainer):
-    """SFTTrainer that sees the rows of an epoch in the order that its seed and the epoch alone determine."""
-
-    def _get_train_sampler(self, train_dataset: Any = None) -> EpochOrder:
-        lengths = [len(ids) for ids in self.train_dataset["input_ids"]]
-        size = self.args.train_batch_size * self.args.gradient_accumulation_steps
-        return EpochOrder(lengths, batch_size=size, seed=self.args.data_seed)
-
-
-class SupervisedSFTTrainer(OrderedSFTTrainer):
+class SupervisedSFTTrainer(SFTTrainer):
     """SFTTrainer whose output layer sees only labelled positions.
 
     TRL does that by itself where Triton runs; elsewhere it scores every position of the batch.
@@ -55,7 +45,7 @@ def build_trainer(
 ) -> SFTTrainer:
     """A trainer over encoded rows that writes nothing by itself but into `folder`."""
     on_cpu = model.device.type == "cpu"
-    trainer_class = SupervisedSFTTrainer if on_cpu else OrderedSFTTrainer
+    trainer_class = SupervisedSFTTrainer if on_cpu else SFTTrainer
     data = Dataset.from_dict({"input_ids": [r.input_ids for r in rows], "labels": [r.labels for r in rows]})
     trainer = trainer_class(
         model=model,
@@ -83,6 +73,7 @@ def arguments(experiment: Experiment, *, folder: pathlib.Path, on_cpu: bool, bfl
         max_grad_norm=method.max_grad_norm,
         gradient_checkpointing=method.gradient_checkpointing,
         max_length=None,  # rows are cut, and counted, when they are encoded
+        train_sampling_strategy="group_by_length",  # hardly any padding
         bf16=bfloat16 and not on_cpu,
         use_cpu=on_cpu,
         seed=experiment.seed,
