@@ -173,7 +173,7 @@ def sweep(experiment: Experiment, space: str, policy: str, trials: int, resume: 
         outcome = pipeline.sweep(
             experiment, loaded_space, loaded_policy, progress, trials=trials, resume=resume == "yes"
         )
-    return summary.sweep_value(outcome), summary.sweep_text(outcome, loaded_policy)
+    return summary.sweep_value(outcome), summary.sweep_text(outcome, experiment, loaded_policy)
 
 
 @main.command("main", context_settings=OVERRIDABLE)
@@ -191,7 +191,7 @@ def whole_story(experiment: Experiment, space: str, policy: str, trials: int) ->
 
     with Progress() as progress:
         outcome, verdict, move = pipeline.main(experiment, loaded_space, loaded_policy, progress, trials=trials)
-    click.echo(summary.sweep_text(outcome, loaded_policy), err=True)
+    click.echo(summary.sweep_text(outcome, experiment, loaded_policy), err=True)
     champion = require_pass(verdict, move, loaded_policy)
     value = {**summary.sweep_value(outcome), "champion": champion.version}
     return value, summary.promotion_text(loaded_policy, champion, verdict)

@@ -43,9 +43,15 @@ def comparison_text(base: Scores, tuned: Scores) -> str:
     return table(("metric", "base", "tuned", "change"), rows)
 
 
-def sweep_text(outcome: "SweepOutcome", policy: Policy) -> str:
+def sweep_text(outcome: "SweepOutcome", experiment: Experiment, policy: Policy) -> str:
     """The last lines of a sweep: winner and base, the verdict, and what to type next."""
     name = policy.model
+    steps = {
+        f"mlflow run . -e promote --env-manager local -P policy={policy.path}": "make it champion",
+        "make ui": "compare the runs",
+        f"tunesmith evaluate models:/{name}@candidate --experiment {experiment.path} --split bench": "score it on fresh rows",
+    }
+    width = max(map(len, steps))
     return "\n".join(
         [
             "",
@@ -58,9 +64,7 @@ def sweep_text(outcome: "SweepOutcome", policy: Policy) -> str:
             verdict_text(outcome.verdict),
             "",
             "next:",
-            f"  mlflow run . -e promote --env-manager local -P policy={policy.path}   # make it champion",
-            "  make ui                                                          # compare the runs",
-            f"  tunesmith evaluate models:/{name}@candidate --split bench        # score it on fresh rows",
+            *(f"  {command:<{width}}  # {purpose}" for command, purpose in steps.items()),
         ]
     )
 

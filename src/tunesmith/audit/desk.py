@@ -9,6 +9,7 @@ from tunesmith.audit.curate import Curated, curate, write_curated
 from tunesmith.audit.material import load_material
 from tunesmith.audit.result import Check
 from tunesmith.config.experiment import Experiment
+from tunesmith.data.dataset import source_of
 from tunesmith.data.digest import digest_of
 from tunesmith.errors import ConfigError, DataError
 from tunesmith.progress import Bar, Progress
@@ -27,8 +28,7 @@ def audit_and_log(experiment: Experiment, progress: Progress, *, model: bool, pa
     with progress.job("audit") as bar:
         more = model_checks(experiment, bar) if model else ()
         found = audit_experiment(experiment, more=more, told=Teller(bar, count + len(more)))
-    source = str(experiment.resolve(experiment.data.source))
-    html = reports.page(found, title=f"Data of {experiment.name}", source=source)
+    html = reports.page(found, title=f"Data of {experiment.name}", source=str(source_of(experiment)))
     if page:
         write_page(pathlib.Path(page), html)
     if log:
