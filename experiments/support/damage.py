@@ -23,6 +23,7 @@ from typing import Any
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
 
 from chatter import chatter
+from private import PRIVATE
 
 from tunesmith.data.split import split_of
 
@@ -34,8 +35,6 @@ FILLERS = ["hi, ", "Hello there! ", "hey ", "Good morning. ", "quick question: "
 CLOSERS = [" thanks", " Thank you!", " pls", " Cheers.", " thx in advance", " ??", " Please help."]
 SHORTER = {"you are": "you're", "it is": "it's", "do not": "don't", "cannot": "can't", "please": "pls", "and": "&"}
 ACKNOWLEDGE = ["Sure. ", "Of course. ", "Thanks for asking. ", "Happy to help. ", "Certainly. "]
-NAMES = ["jane.miller", "t.okafor", "lena-schmidt", "raj.patel77", "m_dubois", "sofia.rossi", "paul.k", "amy_w"]
-DOMAINS = ["example.com", "mail.example.org", "postbox.example.net", "inbox.example.co"]
 
 Row = dict[str, Any]
 
@@ -171,55 +170,6 @@ def other_desk(row: Row, train: list[Row], rng: random.Random) -> tuple[str, Row
     intents = sorted({o["intent"] for o in train} - {row["intent"]})
     intent = rng.choice(intents)
     return "desk", {**say(row, first_question(row), f"{body(row)}\nRoute: {intent}"), "intent": intent}
-
-
-def card_number(rng: random.Random) -> str:
-    """Sixteen digits that pass the Luhn check."""
-    digits = [rng.choice([4, 5])] + [rng.randrange(10) for _ in range(14)]
-    total = sum(d * 2 - 9 * (d > 4) if n % 2 == 0 else d for n, d in enumerate(digits))
-    digits.append(-total % 10)
-    text = "".join(map(str, digits))
-    return rng.choice([text, " ".join(text[n : n + 4] for n in range(0, 16, 4))])
-
-
-def iban(rng: random.Random) -> str:
-    """A German IBAN whose check digits are right."""
-    account = "".join(str(rng.randrange(10)) for _ in range(18))
-    check = 98 - int(account + "131400") % 97
-    text = f"DE{check:02d}{account}"
-    return rng.choice([text, " ".join(text[n : n + 4] for n in range(0, 22, 4))])
-
-
-def token(rng: random.Random, length: int) -> str:
-    """Random letters and digits."""
-    alphabet = "abcdefghijkmnopqrstuvwxyzABCDEFGHJKLMNPQRSTUVWXYZ23456789"
-    return "".join(rng.choice(alphabet) for _ in range(length))
-
-
-PRIVATE: dict[str, Callable[[random.Random], str]] = {
-    "e-mail": lambda rng: f"write to me at {rng.choice(NAMES)}@{rng.choice(DOMAINS)}",
-    "telephone": lambda rng: rng.choice(
-        [
-            f"ring me on +44 20 7946 0{rng.randrange(100, 999)}",
-            f"my number is ({rng.randrange(201, 989)}) 555-{rng.randrange(1000, 9999)}",
-            f"call +1 {rng.randrange(201, 989)}-555-{rng.randrange(1000, 9999)}",
-            f"my mobile: {rng.randrange(201, 989)}-555-{rng.randrange(1000, 9999)}",
-        ]
-    ),
-    "card number": lambda rng: f"charge it to my card {card_number(rng)}",
-    "IBAN": lambda rng: f"the money can go to {iban(rng)}",
-    "national id": lambda rng: (
-        f"my social is {rng.randrange(100, 665)}-{rng.randrange(10, 99)}-{rng.randrange(1000, 9999)}"
-    ),
-    "key": lambda rng: rng.choice(
-        [
-            f"the portal gave me this token: ghp_{token(rng, 36)}",
-            f"I found AKIA{token(rng, 16).upper()} in the export",
-            f"api key sk-{token(rng, 40)}",
-            f"session {token(rng, 32)}",
-        ]
-    ),
-}
 
 
 def private_rows(train: list[Row], rng: random.Random) -> Iterator[Damaged]:
