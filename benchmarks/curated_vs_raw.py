@@ -24,7 +24,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from tunesmith.data.jsonl import read_jsonl
+from tunesmith.data.readers.lines import read_jsonl
 
 from tunesmith.audit.curate import curate
 from tunesmith.audit.material import load_material

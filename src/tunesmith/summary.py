@@ -46,10 +46,11 @@ def comparison_text(base: Scores, tuned: Scores) -> str:
 def sweep_text(outcome: "SweepOutcome", experiment: Experiment, policy: Policy) -> str:
     """The last lines of a sweep: winner and base, the verdict, and what to type next."""
     name = policy.model
+    evaluate = f"tunesmith evaluate models:/{name}@candidate --experiment {experiment.path} --split bench"
     steps = {
         f"mlflow run . -e promote --env-manager local -P policy={policy.path}": "make it champion",
         "make ui": "compare the runs",
-        f"tunesmith evaluate models:/{name}@candidate --experiment {experiment.path} --split bench": "score it on fresh rows",
+        evaluate: "score it on fresh rows",
     }
     width = max(map(len, steps))
     return "\n".join(

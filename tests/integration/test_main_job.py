@@ -103,6 +103,7 @@ def test_the_winner_is_registered_judged_and_champion(client, finished):
     assert str(candidate.version) == str(champion.version) == "1"
     winner = runs_by_kind(client)["confirmation"][0]
     assert champion.run_id == winner.info.run_id
+    assert winner.info.end_time < runs_by_kind(client)["holdout"][0].info.start_time
     version = client.get_model_version("smoke-bot", "1")
     assert version.tags["tunesmith.verdict"] == "pass"
     assert float(version.tags["tunesmith.package.load_seconds"]) > 0

@@ -71,9 +71,10 @@ def ensure(name: str) -> None:
 def _log_model(package: pathlib.Path, run: Run, files: Mapping[str, str]) -> Any:
     source = pathlib.Path(tunesmith.__file__).parent
     example = {"messages": [{"role": "user", "content": "When is my bill due?"}], "max_tokens": 4}
+    info = store.client().get_run(run.id).info
     with mlflow.start_run(run_id=run.id), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return mlflow.pyfunc.log_model(
+        logged = mlflow.pyfunc.log_model(
             name="package",
             python_model=str(source / "registry" / "chat_model.py"),
             artifacts={"package": str(package)},
@@ -83,6 +84,9 @@ def _log_model(package: pathlib.Path, run: Run, files: Mapping[str, str]) -> Any
             pip_requirements=requirements(),
             model_config={"files": dict(files)},
         )
+    if info.end_time:  # MLflow logs a model only in a run that it opens, and so ends it anew
+        store.client().set_terminated(run.id, info.status, end_time=info.end_time)
+    return logged
 
 
 def model_files(folder: pathlib.Path) -> dict[str, str]:
