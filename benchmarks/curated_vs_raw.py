@@ -24,12 +24,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from tunesmith.data.readers.lines import read_jsonl
-
 from tunesmith.audit.curate import curate
 from tunesmith.audit.material import load_material
 from tunesmith.config import Experiment, overrides
 from tunesmith.data.formats import check_conversation
+from tunesmith.data.readers.lines import read_jsonl
 from tunesmith.errors import DataError
 from tunesmith.records import Row, Scores
 from tunesmith.stats.paired import paired_difference
