@@ -15,14 +15,15 @@ import click
 from tunesmith import summary
 from tunesmith.commands.data import data
 from tunesmith.commands.labels import labels
-from tunesmith.commands.options import POLICY, json_option
+from tunesmith.commands.options import EXPERIMENT, POLICY, json_option
 from tunesmith.commands.promotion import copy, history, promote, replay, require_pass, rollback
+from tunesmith.commands.study import study
 from tunesmith.config import Experiment, Policy, SearchSpace
 from tunesmith.config.overrides import apply, parse_assignments, parse_extra_arguments
 from tunesmith.errors import OutcomeError, Terminated, TunesmithError
 from tunesmith.progress import Progress
 
-EXPERIMENT, SPACE = "experiments/support.yaml", "search_spaces/sft.yaml"
+SPACE = "search_spaces/sft.yaml"
 TRIALS = 6
 
 INTERRUPTED, TERMINATED = 130, 143  # as shells report SIGINT and SIGTERM
@@ -156,6 +157,10 @@ def sft(experiment: Experiment) -> tuple[Any, str]:
     "--trials", default=TRIALS, type=click.IntRange(min=1), help="Trials in all, grid and pruned ones included."
 )
 @click.option(
+    "--max-hours", default=0.0, type=click.FloatRange(min=0), help="Begin no trial after so long; 0: no limit."
+)
+@click.option("--target", default=0.0, type=click.FloatRange(min=0), help="Begin no trial once one has this tune loss.")
+@click.option(
     "--resume",
     default="no",
     flag_value="yes",
@@ -163,16 +168,20 @@ def sft(experiment: Experiment) -> tuple[Any, str]:
     type=click.Choice(["yes", "no"]),
     help="Go on with the newest interrupted sweep of this experiment.",
 )
+@click.option("--allow-drift", is_flag=True, help="With --resume: go on although data, space or model were changed.")
 @json_option
-def sweep(experiment: Experiment, space: str, policy: str, trials: int, resume: str) -> tuple[Any, str]:
+def sweep(experiment: Experiment, space: str, policy: str, **options: Any) -> tuple[Any, str]:
     """Search, confirm the best on fresh seeds, and register the winner as candidate."""
     loaded_space, loaded_policy = SearchSpace.from_yaml(space), Policy.from_yaml(policy)
     from tunesmith import pipeline
+    from tunesmith.sweep.search import Budget
 
+    budget = Budget(options["trials"], options["max_hours"] or None, options["target"] or None)
+    resume = pipeline.Resume(options["resume"])
+    if options["allow_drift"] and resume is pipeline.Resume.YES:
+        resume = pipeline.Resume.DESPITE_DRIFT
     with Progress() as progress:
-        outcome = pipeline.sweep(
-            experiment, loaded_space, loaded_policy, progress, trials=trials, resume=resume == "yes"
-        )
+        outcome = pipeline.sweep(experiment, loaded_space, loaded_policy, progress, budget=budget, resume=resume)
     return summary.sweep_value(outcome), summary.sweep_text(outcome, experiment, loaded_policy)
 
 
@@ -188,9 +197,11 @@ def whole_story(experiment: Experiment, space: str, policy: str, trials: int) ->
     """Everything in one run: audit, base scores, sweep, registration, gate, promotion."""
     loaded_space, loaded_policy = SearchSpace.from_yaml(space), Policy.from_yaml(policy)
     from tunesmith import pipeline
+    from tunesmith.sweep.search import Budget
 
     with Progress() as progress:
-        outcome, verdict, move = pipeline.main(experiment, loaded_space, loaded_policy, progress, trials=trials)
+        budget = Budget(trials)
+        outcome, verdict, move = pipeline.main(experiment, loaded_space, loaded_policy, progress, budget=budget)
     click.echo(summary.sweep_text(outcome, experiment, loaded_policy), err=True)
     champion = require_pass(verdict, move, loaded_policy)
     value = {**summary.sweep_value(outcome), "champion": champion.version}
@@ -212,7 +223,7 @@ def evaluate(model: str, experiment: str, split: Literal["tune", "bench"]) -> tu
     return {"base": dict(base.metrics), "model": dict(scores.metrics)}, summary.comparison_text(base, scores)
 
 
-for command in (data, labels, promote, rollback, history, copy, replay):
+for command in (data, labels, study, promote, rollback, history, copy, replay):
     main.add_command(command)
 
 

@@ -49,6 +49,10 @@ class TrainingError(OutcomeError):
     """Training stopped: a non-finite loss, or memory that ran out."""
 
 
+class DiskError(OutcomeError):
+    """A file could not be written; what was there before is untouched."""
+
+
 class EvaluationError(OutcomeError):
     """Scores would be meaningless: an adapter without effect, or items missing."""
 

@@ -1,5 +1,6 @@
 """The story: rows → audit → sweep → confirmed winner → holdout → candidate → gate → champion."""
 
+import enum
 import pathlib
 import tempfile
 from collections.abc import Callable
@@ -14,25 +15,37 @@ from tunesmith.config.space import SearchSpace
 from tunesmith.data.dataset import load_dataset, training_rows
 from tunesmith.data.digest import digest_of
 from tunesmith.data.tasks import load_items, load_tasks
-from tunesmith.errors import ModelError
+from tunesmith.errors import ModelError, OutcomeError
 from tunesmith.models.device import place
 from tunesmith.models.references import resolve
 from tunesmith.progress import Bar, Progress
 from tunesmith.records import AuditReport, Scores, TrainedRun, Verdict
 from tunesmith.registry import evidence, page, versions
-from tunesmith.sweep import plots
+from tunesmith.sweep import collection, plots
 from tunesmith.sweep import study as studies
-from tunesmith.sweep.coordinator import Candidate, Coordinator, log_scores, log_training
+from tunesmith.sweep.confirmation import Candidate, confirm
+from tunesmith.sweep.coordinator import Coordinator
+from tunesmith.sweep.crew import persistent
 from tunesmith.sweep.executors import LocalWorker
+from tunesmith.sweep.following import log_scores, log_training
 from tunesmith.sweep.protocol import Items, Job
+from tunesmith.sweep.search import Budget, Search, name_of
 from tunesmith.sweep.study import SweepStudy
 from tunesmith.tracking import runs, store
 from tunesmith.tracking.command import relative_to_project, run_command
 from tunesmith.tracking.datasets import log_dataset
-from tunesmith.tracking.runs import Run
+from tunesmith.tracking.runs import Killed, Run
 
 SHOWN = ("model.base", "adapter.", "method.")
 SINGLE_RUN_MARKS = (0.25, 0.5, 0.75, 1.0)
+
+
+class Resume(enum.Enum):
+    """Whether a sweep goes on with an interrupted one, and whether that may differ in what it was made from."""
+
+    NO = "no"
+    YES = "yes"
+    DESPITE_DRIFT = "despite drift"
 
 
 @dataclass(frozen=True)
@@ -94,9 +107,9 @@ class RunReporter:
         self.progress = progress
         self.bar = bar
 
-    def begin(self, steps: int) -> None:
+    def begin(self, steps: int, *, step: int = 0) -> None:
         """A training begins."""
-        self.bar.begin(steps)
+        self.bar.begin(steps, step=step)
 
     def metrics(self, values: dict[str, float], *, step: int) -> None:
         """An optimiser step is done."""
@@ -120,23 +133,40 @@ def log_run(run: Run, experiment: Experiment, report: AuditReport) -> None:
 
 
 def sweep(
-    experiment: Experiment, space: SearchSpace, policy: Policy, progress: Progress, *, trials: int, resume: bool
+    experiment: Experiment,
+    space: SearchSpace,
+    policy: Policy,
+    progress: Progress,
+    *,
+    budget: Budget,
+    resume: Resume = Resume.NO,
 ) -> SweepOutcome:
     """Search, confirm the best, score the winner once on the holdout, register it as candidate."""
+    try:
+        return _sweep(experiment, space, policy, progress, budget=budget, resume=resume)
+    except Killed as stop:
+        raise OutcomeError(f"{stop}; go on with the same command and --resume") from None
+
+
+def _sweep(
+    experiment: Experiment, space: SearchSpace, policy: Policy, progress: Progress, *, budget: Budget, resume: Resume
+) -> SweepOutcome:
     space.check_against(experiment)
     report = preflight(experiment)
     parent, study = open_sweep(experiment, space, report, resume=resume)
     with runs.recording(parent):
         log_run(parent, experiment, report)
         parent.json(space.tree(), "space.json")
-        with Coordinator(experiment, space, parent, progress) as coordinator:
+        with Coordinator(experiment, space, study, parent, progress) as coordinator:
             coordinator.start()
-            coordinator.search(study, trials)
+            Search(coordinator, budget).run()
             report_search(parent, study, experiment)
-            winner = coordinator.confirm(study)[0]
+            winner = confirm(coordinator)[0]
             run_id = winner.runs[0]
+            coordinator.enter("scoring on the holdout")
             promotion.note_holdout_use(policy, experiment, run_id)
             base, scores = score_holdout(coordinator, run_id, report)
+            finish(coordinator)
         log_winner(parent, study, winner, scores)
         version = promotion.register(experiment, policy, run_id, scores)
         verdict = promotion.judge(policy, run_id)
@@ -145,19 +175,18 @@ def sweep(
 
 
 def open_sweep(
-    experiment: Experiment, space: SearchSpace, report: AuditReport, *, resume: bool
+    experiment: Experiment, space: SearchSpace, report: AuditReport, *, resume: Resume
 ) -> tuple[Run, SweepStudy]:
     """The sweep's parent run and study, new or taken up again."""
     prints = studies.fingerprint(experiment, space, data=report.data_digest)
-    if not resume:
+    if resume is Resume.NO:
         parent = runs.adopt_or_create(experiment.name, f"{experiment.name}-sweep", kind="sweep")
         study = studies.create(experiment, space, name=f"{experiment.name}-{parent.id}", prints=prints)
         study.study.set_user_attr("parent_run", parent.id)
         parent.tags({"study": study.study.study_name})
         return parent, study
-    study = studies.load(experiment, space, prints=prints)
+    study = studies.load(experiment, space, prints=prints, allow_drift=resume is Resume.DESPITE_DRIFT)
     parent = runs.attach(study.study.user_attrs["parent_run"])
-    study.recover()
     runs.reopen(parent)
     runs.link_resumption(parent)
     return parent, study
@@ -183,12 +212,20 @@ def score_holdout(coordinator: Coordinator, run_id: str, report: AuditReport) ->
             worker, coordinator.child(name, kind="holdout"), items="holdout", adapter=path
         )
 
-    tasks = [scoring("holdout-winner", str(adapter)), scoring("holdout-base", None)]
+    tasks = [persistent(scoring("holdout-winner", str(adapter))), persistent(scoring("holdout-base", None))]
     scores, base = coordinator.crew.each(tasks)
     evidence.save(winner_run, candidate=scores, base=base)
     winner_run.metrics({**scores.metrics, **report.metrics})
     winner_run.flush()
     return base, scores
+
+
+def finish(coordinator: Coordinator) -> None:
+    """Mark the sweep as finished, and keep of its checkpoints those of the best trials only."""
+    study = coordinator.study
+    study.study.set_user_attr(collection.FINISHED, True)
+    best = study.ranking()[: coordinator.space.confirm.top]
+    collection.collect(coordinator.folder, keep={name_of(trial.number) for trial in best})
 
 
 def log_winner(parent: Run, study: SweepStudy, winner: Candidate, scores: Scores) -> None:
@@ -201,11 +238,11 @@ def log_winner(parent: Run, study: SweepStudy, winner: Candidate, scores: Scores
 
 
 def main(
-    experiment: Experiment, space: SearchSpace, policy: Policy, progress: Progress, *, trials: int
+    experiment: Experiment, space: SearchSpace, policy: Policy, progress: Progress, *, budget: Budget
 ) -> tuple[SweepOutcome, Verdict, promotion.Move | None]:
     """The whole story: audit, base scores, sweep, register, gate, promote."""
     promotion.require_principal(policy)
-    outcome = sweep(experiment, space, policy, progress, trials=trials, resume=False)
+    outcome = sweep(experiment, space, policy, progress, budget=budget)
     reason = f"main: winner of sweep {outcome.parent}"
     return outcome, *promotion.promote(policy, promotion.Request(reason=reason))
 

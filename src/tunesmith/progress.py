@@ -23,9 +23,9 @@ class Bar:
         self.bars = bars
         self.task = task
 
-    def begin(self, steps: int) -> None:
-        """A training of so many optimiser steps begins."""
-        self.bars.update(self.task, total=steps, visible=True)
+    def begin(self, steps: int, *, step: int = 0) -> None:
+        """A training of so many optimiser steps begins, or goes on after `step` of them."""
+        self.bars.update(self.task, total=steps, completed=step, visible=True)
 
     def step(self, values: Mapping[str, float], step: int) -> None:
         """An optimiser step is done."""

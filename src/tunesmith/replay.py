@@ -122,9 +122,9 @@ class LossRecorder:
         self.bar = bar
         self.losses: dict[int, float] = {}
 
-    def begin(self, steps: int) -> None:
+    def begin(self, steps: int, *, step: int = 0) -> None:
         """A training begins."""
-        self.bar.begin(steps)
+        self.bar.begin(steps, step=step)
 
     def metrics(self, values: dict[str, float], *, step: int) -> None:
         """An optimiser step is done."""

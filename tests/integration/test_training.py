@@ -25,7 +25,7 @@ class Listener:
     def __init__(self, stop_at: float = 2.0) -> None:
         self.values, self.rungs, self.stop_at = [], [], stop_at
 
-    def begin(self, steps):
+    def begin(self, steps, *, step=0):
         self.steps = steps
 
     def metrics(self, values, *, step):

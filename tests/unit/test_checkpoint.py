@@ -6,7 +6,7 @@ import sys
 import pytest
 import torch
 
-from tunesmith.errors import TrainingError
+from tunesmith.errors import DiskError
 from tunesmith.train.checkpoint import RANDOM, Checkpoint, newest, save
 
 
@@ -68,7 +68,7 @@ def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_used(tmp_path, dam
 
 FULL = """
 import pathlib, resource, signal, sys, torch
-from tunesmith.errors import TrainingError
+from tunesmith.errors import DiskError
 from tunesmith.train.checkpoint import Checkpoint, newest, save
 folder = pathlib.Path(sys.argv[1])
 big = Checkpoint(5, {"weights": torch.ones(50_000)})
@@ -77,7 +77,7 @@ signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), resource.RLIM_INFINITY))
 try:
     save(folder, big, keep=1)
-except TrainingError as error:
+except DiskError as error:
     print("refused:", error)
 resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
 print(sorted(path.name for path in folder.iterdir()), newest(folder).step)
@@ -101,5 +101,5 @@ def test_other_errors_are_not_called_a_full_disk(tmp_path):
     with pytest.raises(TypeError):
         save(tmp_path, Checkpoint(1, {}, {"bad": object()}))
     (tmp_path / "file").touch()
-    with pytest.raises(TrainingError, match="cannot be written"):
+    with pytest.raises(DiskError, match="cannot be written"):
         save(tmp_path / "file", make(1))

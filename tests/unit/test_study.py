@@ -1,11 +1,12 @@
 """The study: exact budgets, deterministic proposals, nothing lost or doubled by an interruption."""
 
+import optuna
 import pytest
 from optuna.trial import TrialState
 
 from tunesmith.config import Experiment, SearchSpace, overrides
 from tunesmith.errors import StudyError
-from tunesmith.sweep import plots
+from tunesmith.sweep import plots, proposals
 from tunesmith.sweep import study as studies
 
 
@@ -28,20 +29,36 @@ def make(experiment, space, name="one"):
     return studies.create(experiment, space, name=name, prints={"data": "d"})
 
 
-def loss(params):
-    return abs(params["method.learning_rate"] - 0.01) * 100 + params["method.batch_size"] / 10
+def loss(params, rung=3):
+    return (abs(params["method.learning_rate"] - 0.01) * 100 + params["method.batch_size"] / 10) * (1 + 1 / rung)
 
 
-def run(sweep, count):
-    """Complete or prune trials until `count` have ended; every third is pruned."""
-    while len(sweep.ended()) < count:
-        trial = sweep.ask()
-        trial.report(loss(trial.params), step=20)
-        if trial.number % 3 == 1:
-            sweep.study.tell(trial, state=TrialState.PRUNED)
-        else:
-            trial.report(loss(trial.params), step=100)
-            sweep.study.tell(trial, loss(trial.params))
+def advance(sweep, count):
+    """What one worker would do next in a search of `count` trials; returns (trial, rung), None at the end."""
+    may_ask = sweep.begun() < count
+    found = studies.ladder(sweep.space).promotable(sweep.standings(), closing=not may_ask)
+    if found is None and not may_ask:
+        return None
+    number, rung = (found.number, found.sent + 1) if found else (sweep.ask().number, 1)
+    sweep.send(number, rung)
+    return number, rung
+
+
+def arrive(sweep, number, rung):
+    """The segment ends with its loss."""
+    params = sweep.trials()[number].params
+    sweep.report(number, loss(params, rung), fraction=studies.rungs(sweep.space)[rung - 1])
+    if rung == len(studies.rungs(sweep.space)):
+        sweep.study.tell(number, loss(params))
+
+
+def run(sweep, count, *, most=1000):
+    """Segments one after the other, at most so many; returns which."""
+    done = []
+    while len(done) < most and (segment := advance(sweep, count)):
+        arrive(sweep, *segment)
+        done.append(segment)
+    return done
 
 
 def test_the_grid_comes_first_with_the_experiments_other_values(experiment, space):
@@ -49,61 +66,82 @@ def test_the_grid_comes_first_with_the_experiments_other_values(experiment, spac
     first, second = sweep.ask(), sweep.ask()
     assert [t.params["method.learning_rate"] for t in (first, second)] == [5e-3, 1e-4]
     assert all(t.params["method.batch_size"] == experiment.method.batch_size for t in (first, second))
+    assert first.user_attrs["source"] == "grid"
 
 
-def test_an_interrupted_sweep_goes_on_as_if_nothing_had_happened(experiment, space):
+def test_a_search_begins_exactly_its_trials_and_trains_few_to_the_end(experiment, space):
+    sweep = make(experiment, space)
+    segments = run(sweep, 9)
+    assert sorted(number for number, rung in segments if rung == 1) == list(range(9))
+    finished = sweep.trials(TrialState.COMPLETE)
+    assert len(finished) == 1
+    assert finished[0].intermediate_values.keys() == {20, 60, 100}
+
+
+@pytest.mark.parametrize("cut", [1, 4, 9])
+def test_an_interrupted_sweep_goes_on_as_if_nothing_had_happened(experiment, space, cut):
     whole = make(experiment, space, "whole")
-    run(whole, 7)
-    cut = make(experiment, space, "cut")
-    run(cut, 4)
-    studies.load(experiment, space, prints={"data": "d"})
+    expected = run(whole, 9)
+    sweep = make(experiment, space, "cut")
+    before = run(sweep, 9, most=cut)
+    lost = advance(sweep, 9)  # and then the coordinator dies
     again = studies.load(experiment, space, prints={"data": "d"})
     assert again.study.study_name == "cut"
-    run(again, 7)
-    assert [t.params for t in again.ended()] == [t.params for t in whole.ended()]
+    assert again.recover() == [lost[0]]
+    assert again.trials()[lost[0]].user_attrs["sent"] == lost[1]
+    arrive(again, *lost)
+    assert [*before, lost, *run(again, 9)] == expected
+    assert [t.params for t in again.trials()] == [t.params for t in whole.trials()]
 
 
-def test_a_trial_left_running_is_repeated_exactly_once(experiment, space):
+def test_a_trial_that_was_asked_but_not_sent_is_not_forgotten(experiment, space):
     sweep = make(experiment, space)
-    run(sweep, 3)
-    lost = sweep.ask()
-    assert [t.number for t in sweep.recover()] == [lost.number]
+    asked = sweep.ask()
+    assert studies.load(experiment, space, prints={"data": "d"}).recover() == [asked.number]
+
+
+def test_a_trial_cut_off_between_its_last_report_and_its_end_is_not_forgotten(experiment, space):
+    sweep = make(experiment, space)
+    number = sweep.ask().number
+    sweep.send(number, 3)
+    sweep.report(number, 1.0, fraction=1.0)
+    assert sweep.recover() == [number]
+
+
+def test_trials_that_wait_are_not_sent_again_by_recovery(experiment, space):
+    sweep = make(experiment, space)
+    run(sweep, 9, most=3)
     assert sweep.recover() == []
+
+
+def test_a_failed_trial_is_queued_once_more(experiment, space):
+    sweep = make(experiment, space)
+    run(sweep, 9, most=2)
+    lost = sweep.ask()
+    sweep.study.tell(lost.number, state=TrialState.FAIL)
+    sweep.recover()
+    sweep.recover()
     again = sweep.ask()
     assert again.params == lost.params
-    assert again.user_attrs == {"retry_of": lost.number, "attempt": 2}
-    sweep.study.tell(again, 1.0)
-    assert sweep.ask().params != lost.params
-
-
-def test_a_kill_between_failing_and_queueing_loses_nothing(experiment, space):
-    sweep = make(experiment, space)
-    run(sweep, 2)
-    lost = sweep.ask()
-    sweep.study.tell(lost, state=TrialState.FAIL)  # and here the coordinator died
-    sweep.recover()
-    assert sweep.ask().params == lost.params
+    assert again.user_attrs == {"retry_of": lost.number, "attempt": 2, "source": "retry"}
 
 
 def test_attempts_are_limited(experiment, space):
     sweep = make(experiment, space)
-    for attempt in range(1, studies.MAX_ATTEMPTS + 1):
-        trial = sweep.ask()
-        assert trial.user_attrs.get("attempt", 1) == attempt or attempt == 1
-        sweep.study.tell(trial, state=TrialState.FAIL)
-        more = sweep.retry(sweep.study.trials[trial.number])
-        if attempt == 1:  # the rest of the grid is queued before the retry
-            grid = sweep.ask()
-            sweep.study.tell(grid, 1.0)
-    assert not more
+    trial = optuna.trial.create_trial(state=TrialState.FAIL, user_attrs={"attempt": studies.MAX_ATTEMPTS - 1})
+    assert sweep.retry(trial)
+    assert not sweep.retry(optuna.trial.create_trial(state=TrialState.FAIL, user_attrs={"attempt": 3}))
 
 
-def test_a_resumed_sweep_must_be_the_same(experiment, space):
+def test_a_resumed_sweep_must_be_the_same_or_say_that_it_is_not(experiment, space):
     make(experiment, space)
-    with pytest.raises(StudyError, match="changed since one began: data; undo that or start anew"):
+    with pytest.raises(StudyError, match="changed since one began: data; undo that, start anew"):
         studies.load(experiment, space, prints={"data": "other"})
+    drifted = studies.load(experiment, space, prints={"data": "other"}, allow_drift=True)
+    assert drifted.study.user_attrs["drift"] == ["data"]
+    studies.load(experiment, space, prints={"data": "other"})
     other = overrides.apply(experiment, {"name": "other"})
-    with pytest.raises(StudyError, match="no sweep of other is recorded"):
+    with pytest.raises(StudyError, match="--resume: no sweep of other is recorded"):
         studies.load(other, space, prints={"data": "d"})
 
 
@@ -117,36 +155,69 @@ def test_rungs_grow_by_the_reduction_up_to_the_end(space):
     assert studies.rungs(space) == pytest.approx((0.2, 0.6, 1.0))
 
 
-def test_halving_stops_all_but_the_best_third(experiment, space):
+def test_a_share_beyond_several_rungs_counts_for_all_of_them(experiment, space):
     sweep = make(experiment, space)
-    stopped = []
-    for value in (1.0, 2.0, 3.0, 0.5, 4.0, 0.9):
-        trial = sweep.ask()
-        trial.report(value, step=20)
-        stopped.append(trial.should_prune())
-        sweep.study.tell(
-            trial,
-            state=TrialState.PRUNED if stopped[-1] else TrialState.COMPLETE,
-            values=None if stopped[-1] else [value],
-        )
-    assert stopped == [False, True, True, False, True, False]
+    number = sweep.ask().number
+    sweep.report(number, 2.0, fraction=0.6)
+    assert sweep.standings()[0].losses == (2.0, 2.0)
+
+
+def test_an_added_trial_is_beyond_the_budget(experiment, space):
+    sweep = make(experiment, space)
+    params = {"method.learning_rate": 0.02, "method.batch_size": 4, "method.epochs": 1}
+    sweep.add(params, warm=0)
+    assert sweep.added() == 1
+    run(sweep, 2)
+    third = sweep.ask()
+    assert third.params == params
+    assert third.user_attrs == {"source": "added", "warm": 0}
+
+
+def test_proposals_learn_from_trials_that_wait(experiment, space):
+    """Two searches that differ only in what waiting trials reached propose differently, and each repeats itself."""
+
+    def proposal(better, name):
+        sweep = make(experiment, space, name)
+        for _ in range(8):
+            number = sweep.ask().number
+            rate = sweep.trials()[number].params["method.learning_rate"]
+            sweep.report(number, abs(rate - better), fraction=0.2)
+        trials = sweep.trials()
+        assert {trial.state for trial in trials} == {TrialState.RUNNING}
+        return [proposals.propose(trials, space, seed=seed)["method.learning_rate"] for seed in range(20)]
+
+    high, low = proposal(0.05, "high"), proposal(1e-5, "low")
+    assert high == proposal(0.05, "again")
+    assert sorted(high)[10] > 3 * sorted(low)[10]
+
+
+def test_parameters_that_made_a_training_fail_count_as_poor(experiment, space):
+    sweep = make(experiment, space)
+    for _ in range(12):
+        number = sweep.ask().number
+        if sweep.trials()[number].params["method.learning_rate"] > 2e-3:
+            sweep.study.tell(number, state=TrialState.PRUNED)
+        else:
+            sweep.report(number, 1.0, fraction=0.2)
+    rates = [proposals.propose(sweep.trials(), space, seed=seed)["method.learning_rate"] for seed in range(20)]
+    assert sorted(rates)[15] < 2e-3
 
 
 def test_the_ranking_prefers_trials_that_got_further(experiment, space):
     sweep = make(experiment, space)
-    run(sweep, 5)
+    run(sweep, 9)
     ranking = sweep.ranking()
-    assert len(ranking) == 5
-    assert [t.last_step for t in ranking] == [100, 100, 100, 20, 20]
-    assert studies.last_value(ranking[0]) == min(t.value for t in ranking[:3])
+    assert [t.last_step for t in ranking] == sorted((t.last_step for t in ranking), reverse=True)
+    assert ranking[0].last_step == 100
 
 
 def test_the_plots_hold_every_trial_and_need_no_network(experiment, space):
     sweep = make(experiment, space)
     run(sweep, 6)
+    for trial in sweep.trials(TrialState.RUNNING):
+        sweep.study.tell(trial.number, state=TrialState.PRUNED)
     copy = plots.with_all_trials(sweep)
     assert len(copy.get_trials(states=(TrialState.COMPLETE,))) == 6
-    assert sum(t.state == TrialState.PRUNED for t in sweep.ended()) == 2
     page = plots.page(sweep, title="A <search>")
     assert "A &lt;search&gt;" in page
     assert all(name in page for name in plots.PLOTS)

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 POLICY = "registry/support-bot.yaml"
+EXPERIMENT = "experiments/support.yaml"
 
 
 def json_option(command: Callable[..., Any]) -> Callable[..., Any]:

@@ -129,6 +129,13 @@ def keep_memory() -> None:
         libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
 
+def free_memory_mb(device: torch.device) -> float:
+    """Memory that can be had now, in MiB: of the CUDA device, else of this machine."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0] / 2**20
+    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
 def fix_threads() -> int:
     """Pin torch to one thread per core at hand, so that equal runs give equal bits; returns the count."""
     count = int(os.environ.get("OMP_NUM_THREADS") or len(os.sched_getaffinity(0)))

@@ -1,50 +1,73 @@
-"""Where workers run: here, processes on this machine, one for each device or group of cores."""
+"""How a worker is run and spoken to: here, a process on this machine. Another transport would stand beside it."""
 
 import contextlib
 import multiprocessing
 import os
 import pathlib
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass
+import threading
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
-from typing import TypeVar
+from typing import NoReturn, Protocol
 
-from tunesmith.config.experiment import Experiment, ModelConfig
-from tunesmith.errors import ModelError, TunesmithError
-from tunesmith.sweep.protocol import Begun, Done, Failed, Job, Message, Ready, Rung, StepMetrics, Stopped
+from tunesmith.config.experiment import Experiment
+from tunesmith.errors import ModelError, OutcomeError, TunesmithError
+from tunesmith.records import Scores
+from tunesmith.sweep.protocol import (
+    Beat,
+    Calibrate,
+    Done,
+    Ended,
+    Failed,
+    Interrupted,
+    Job,
+    Join,
+    Message,
+    News,
+    Order,
+    Ready,
+    Segment,
+    Sharing,
+    Stop,
+    Train,
+)
 from tunesmith.sweep.worker import Seat, serve
 from tunesmith.tracking.runs import Killed
 
 LOG_TAIL = 15
-MOST_CPU_WORKERS = 2
 POLITE_SECONDS = 2.0
-
-T = TypeVar("T")
+LEASE_SECONDS = 120.0
 
 
 class WorkerDied(Exception):
     """The worker process ended in the middle of a job; the message has its last words."""
 
 
-@dataclass(frozen=True)
-class Listener:
-    """What to do with a job's messages; `on_rung` says whether to go on."""
+class Listener(Protocol):
+    """Who hears how the segments of a worker go."""
 
-    on_step: Callable[[Begun | StepMetrics], None]
-    on_rung: Callable[[Rung], bool]
+    def on_news(self, news: News) -> None:
+        """A training begins, makes a step, reaches a rung."""
+
+    def on_end(self, ended: Ended) -> tuple[Segment, ...]:
+        """A segment ended; gives those that take the free places, without waiting for any."""
 
 
 class LocalWorker:
-    """A worker process, started when first needed and again after it died."""
+    """A worker process, started when first needed and again after it died.
+
+    A process that gives no sign of life for `lease` seconds is ended: what it might still say is lost
+    with its pipe, so that nothing is done twice.
+    """
 
     def __init__(self, experiment: Experiment, folder: pathlib.Path, seat: Seat) -> None:
         self.experiment = experiment
         self.seat = seat
         self.log = folder / f"worker-{seat.number}.log"
+        self.lease = float(os.environ.get("TUNESMITH_LEASE_SECONDS", LEASE_SECONDS))
         self.process: SpawnProcess | None = None
         self.pipe: Connection | None = None
+        self.sending = threading.Lock()
+        self.busy = False
 
     def start(self) -> Ready:
         """Start the process and wait until its model is loaded; raises what loading raised."""
@@ -62,44 +85,102 @@ class LocalWorker:
             raise WorkerDied(f"the worker said {message} before it was ready")
         return message
 
-    def execute(self, job: Job, listener: Listener) -> Done | Stopped | Failed:
-        """Have a job done; raises `WorkerDied` when the process ends meanwhile."""
+    def score(self, job: Job) -> Scores:
+        """Have a model scored; raises `WorkerDied` when the process ends meanwhile."""
+        done = self._ask(job)
+        assert isinstance(done, Done)  # noqa: S101 - the protocol's answer
+        return done.scores
+
+    def calibrate(self, experiment: Experiment) -> Sharing:
+        """Have it measured how slots should share passes."""
+        sharing = self._ask(Calibrate(experiment))
+        assert isinstance(sharing, Sharing)  # noqa: S101 - the protocol's answer
+        return sharing
+
+    def train(self, segments: tuple[Segment, ...], sharing: Sharing, listener: Listener) -> None:
+        """Have segments trained, and those that the listener sends after them, until none is left.
+
+        Raises `WorkerDied` when the process ends meanwhile, `Killed` when it was stopped.
+        """
+        self._ensure_started()
+        self._send(Train(segments, sharing))
+        places = len(segments)
+        self.busy = True
+        try:
+            while places:
+                message = self._receive()
+                if isinstance(message, News):
+                    listener.on_news(message)
+                elif isinstance(message, Ended):
+                    more = listener.on_end(message)
+                    self._send(Join(more))
+                    places += len(more) - 1
+                else:
+                    self._unexpected(message)
+        finally:
+            self.busy = False
+
+    def _ask(self, order: Job | Calibrate) -> Message:
+        self._ensure_started()
+        self._send(order)
+        message = self._receive()
+        if isinstance(message, Done | Sharing):
+            return message
+        return self._unexpected(message)
+
+    def _ensure_started(self) -> None:
         if self.process is None or not self.process.is_alive():
             self.start()
-        self._send(job)
-        while True:
-            message = self._receive()
-            if isinstance(message, Begun | StepMetrics):
-                listener.on_step(message)
-            elif isinstance(message, Rung):
-                self._send(listener.on_rung(message))
-            elif isinstance(message, Done | Stopped | Failed):
-                return message
+
+    def _unexpected(self, message: Message) -> NoReturn:
+        """Raise what a message other than the expected one means."""
+        if isinstance(message, Interrupted):
+            raise Killed("the sweep was stopped")
+        if isinstance(message, Failed):
+            raise OutcomeError(message.message if message.user_error else self._last_words(message))
+        raise WorkerDied(f"the worker said {message} at the wrong time")
+
+    def interrupt(self) -> None:
+        """Ask the process to save its trainings after this step and leave them."""
+        if self.process is not None and self.process.is_alive():
+            with contextlib.suppress(WorkerDied):
+                self._send(Stop())
 
     def stop(self) -> None:
         """End the process: politely if it is idle, so that it can clean up, else by force."""
         if self.process is None:
             return
         with contextlib.suppress(OSError, WorkerDied):
-            self._pipe.send(None)
+            self._send(None)
         self.process.join(timeout=POLITE_SECONDS)
-        self.process.kill()
-        self.process.join()
+        self._end()
 
-    def _send(self, message: Job | bool) -> None:
+    def _send(self, order: Order) -> None:
         try:
-            self._pipe.send(message)
+            with self.sending:
+                self._pipe.send(order)
         except (BrokenPipeError, OSError):
             raise WorkerDied(self._last_words()) from None
 
     def _receive(self) -> Message:
-        try:
-            message: Message = self._pipe.recv()
-        except (EOFError, ConnectionResetError):
-            if self.process is not None:
-                self.process.join()
-            raise WorkerDied(self._last_words()) from None
-        return message
+        """The next message that is more than a sign of life."""
+        while True:
+            try:
+                if not self._pipe.poll(self.lease):
+                    self._end()
+                    raise WorkerDied(f"the worker gave no sign of life for {self.lease:g} s and was ended")
+                message: Message = self._pipe.recv()
+            except (EOFError, ConnectionResetError):
+                if self.process is not None:
+                    self.process.join()
+                raise WorkerDied(self._last_words()) from None
+            if not isinstance(message, Beat):
+                return message
+
+    def _end(self) -> None:
+        if self.process is not None:
+            self.process.kill()
+            self.process.join()
 
     @property
     def _pipe(self) -> Connection:
@@ -111,82 +192,3 @@ class LocalWorker:
         lines = failed.trace.splitlines() if failed else self.log.read_text(errors="replace").splitlines()
         code = self.process.exitcode if self.process else None
         return f"worker ended with exit code {code}; its last lines:\n" + "\n".join(lines[-LOG_TAIL:])
-
-
-Task = Callable[[LocalWorker], None]
-
-
-class Crew:
-    """Several workers, each driven by a thread of this process."""
-
-    def __init__(self, experiment: Experiment, folder: pathlib.Path, seats: list[Seat]) -> None:
-        self.workers = [LocalWorker(experiment, folder, seat) for seat in seats]
-        self.stopping = False
-
-    def start(self) -> Ready:
-        """Start all workers at once and wait until they are ready."""
-        with ThreadPoolExecutor(len(self.workers)) as pool:
-            first, *_ = pool.map(LocalWorker.start, self.workers)
-            return first
-
-    def work(self, take: Callable[[], Task | None]) -> None:
-        """Let each worker do the tasks that `take` gives it, until it gives None.
-
-        Raises what the first failing task raised, after ending all workers.
-        """
-        with ThreadPoolExecutor(len(self.workers)) as pool:
-            lanes = [pool.submit(self._lane, worker, take) for worker in self.workers]
-            try:
-                for lane in as_completed(lanes):
-                    lane.result()
-            except BaseException:
-                self.stop()
-                raise
-
-    def each(self, tasks: list[Callable[[LocalWorker], T]]) -> list[T]:
-        """Do all tasks, in their order as workers get free; returns their results in that order."""
-        results: dict[int, T] = {}
-        queue = list(enumerate(tasks))
-
-        def take() -> Task | None:
-            if not queue:
-                return None
-            number, task = queue.pop(0)
-
-            def run(worker: LocalWorker) -> None:
-                results[number] = task(worker)
-
-            return run
-
-        self.work(take)
-        return [results[number] for number in range(len(tasks))]
-
-    def _lane(self, worker: LocalWorker, take: Callable[[], Task | None]) -> None:
-        while not self.stopping and (task := take()) is not None:
-            try:
-                task(worker)
-            except WorkerDied:
-                if self.stopping:
-                    raise Killed("the sweep was stopped") from None
-                raise
-
-    def stop(self) -> None:
-        """End all workers."""
-        self.stopping = True
-        for worker in self.workers:
-            worker.stop()
-
-
-def seats(config: ModelConfig, *, count: int | None = None) -> list[Seat]:
-    """Where workers sit: one on each CUDA device; on a CPU two, which share the cores.
-
-    Two workers of one core each do about 1.3 times the work of one worker on two cores, since most
-    of a small model's operations do not gain from a second thread.
-    """
-    import torch
-
-    if config.device != "cpu" and torch.cuda.is_available():
-        return [Seat(n, device=n, threads=None) for n in range(count or torch.cuda.device_count())]
-    cores = len(os.sched_getaffinity(0))
-    count = count or min(cores, MOST_CPU_WORKERS)
-    return [Seat(n, device=None, threads=max(1, cores // count)) for n in range(count)]

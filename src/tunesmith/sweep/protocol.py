@@ -30,6 +30,67 @@ class Job:
 
 
 @dataclass(frozen=True)
+class Segment:
+    """Train a job from its newest checkpoint (below the job's folder) to a share of the whole, then save it.
+
+    At the end of the training (`until` is 1) the adapter is scored too. `key` names the training. A fresh
+    one begins with the weights last saved in the folder `start`, if that is given.
+    """
+
+    key: str
+    job: Job
+    until: float
+    start: str | None = None
+
+
+@dataclass(frozen=True)
+class Calibrate:
+    """Measure how many tokens a pass should hold, with the rows and the adapter of this experiment."""
+
+    experiment: Experiment
+
+
+@dataclass(frozen=True)
+class Sharing:
+    """How slots share passes (`train.slots.passes.Limits`), and how many tokens a row has on average.
+
+    `ratios` are the measured fused / solo times by tokens a slot; empty where the engine trains nothing.
+    """
+
+    fuse: int
+    most: int
+    row_tokens: float
+    ratios: dict[int, float] = field(default_factory=dict)
+
+    def seats(self, smallest_batch: int) -> int:
+        """How many trainings to run side by side: as many as still share a pass, at most 8; 1 is solo."""
+        return max(1, min(MOST_SEATS, int(self.fuse / (self.row_tokens * smallest_batch))))
+
+
+MOST_SEATS = 8
+
+
+@dataclass(frozen=True)
+class Train:
+    """Run these segments side by side; each end is answered with a `Join`."""
+
+    segments: tuple[Segment, ...]
+    sharing: Sharing
+
+
+@dataclass(frozen=True)
+class Join:
+    """The answer to an `Ended`: segments that take the free places, perhaps none."""
+
+    segments: tuple[Segment, ...] = ()
+
+
+@dataclass(frozen=True)
+class Stop:
+    """Finish the step, save every training, say `Interrupted`."""
+
+
+@dataclass(frozen=True)
 class Ready:
     """The worker has loaded its model: what it is and where it runs."""
 
@@ -40,27 +101,50 @@ class Ready:
 
 
 @dataclass(frozen=True)
-class Begun:
-    """A training of so many optimiser steps has begun."""
+class Beat:
+    """A sign of life, so that a worker that hangs can be told from one that works."""
 
+
+@dataclass(frozen=True)
+class Begun:
+    """A training of so many optimiser steps begins, or goes on after `step` of them."""
+
+    key: str
     steps: int
+    step: int = 0
 
 
 @dataclass(frozen=True)
 class StepMetrics:
     """Metrics of an optimiser step."""
 
+    key: str
     values: dict[str, float]
     step: int
 
 
 @dataclass(frozen=True)
 class Rung:
-    """A share of the training is done; the worker waits for a bool that says whether to go on."""
+    """A share of the training is done, and this was its tune loss."""
+
+    key: str
+    fraction: float
+    step: int
+    tune_loss: float
+
+
+@dataclass(frozen=True)
+class Paused:
+    """A segment reached its end, which was not the end of the training; the checkpoint is on disk.
+
+    `tokens` and `seconds` count the whole training so far.
+    """
 
     fraction: float
     step: int
     tune_loss: float
+    tokens: int
+    seconds: float
 
 
 @dataclass(frozen=True)
@@ -72,11 +156,6 @@ class Done:
 
 
 @dataclass(frozen=True)
-class Stopped:
-    """The job was stopped at a rung."""
-
-
-@dataclass(frozen=True)
 class Failed:
     """The job ended with an error of its own making; `user_error` says that its message is for people."""
 
@@ -85,4 +164,24 @@ class Failed:
     trace: str = field(default="", repr=False)
 
 
-Message = Ready | Begun | StepMetrics | Rung | Done | Stopped | Failed
+Outcome = Paused | Done | Failed
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A segment ended; the worker waits for a `Join`."""
+
+    key: str
+    outcome: Outcome
+
+
+@dataclass(frozen=True)
+class Interrupted:
+    """The worker has stopped as asked, and every training is saved."""
+
+
+Order = Job | Calibrate | Train | Join | Stop | None
+"""What a worker is told; None ends it."""
+News = Begun | StepMetrics | Rung
+"""How a training goes."""
+Message = Ready | Beat | News | Ended | Done | Failed | Sharing | Interrupted

@@ -5,25 +5,21 @@ interrupted one would have.
 """
 
 import datetime
-import itertools
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import optuna
-from optuna.distributions import (
-    BaseDistribution,
-    CategoricalDistribution,
-    FloatDistribution,
-    IntDistribution,
-)
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from tunesmith.config import overrides
 from tunesmith.config.experiment import Experiment
-from tunesmith.config.space import Choices, FloatRange, IntRange, SearchSpace
+from tunesmith.config.space import SearchSpace
 from tunesmith.data.digest import digest_of
 from tunesmith.errors import StudyError
+from tunesmith.sweep import proposals
+from tunesmith.sweep.lease import require_free
+from tunesmith.sweep.rungs import Ladder, Standing
 from tunesmith.tracking.store import project_root
 
 MAX_ATTEMPTS = 3
@@ -35,77 +31,115 @@ def storage_url() -> str:
     return os.environ.get("TUNESMITH_STUDY_STORAGE") or f"sqlite:///{project_root() / 'optuna.db'}"
 
 
-def distribution(bounds: FloatRange | IntRange | Choices) -> BaseDistribution:
-    """A range of the search space in Optuna's terms."""
-    if isinstance(bounds, FloatRange):
-        return FloatDistribution(bounds.low, bounds.high, log=bounds.log)
-    if isinstance(bounds, IntRange):
-        return IntDistribution(bounds.low, bounds.high, log=bounds.log)
-    return CategoricalDistribution(bounds.choices)
-
-
 @dataclass
 class SweepStudy:
-    """An Optuna study with the search space it explores."""
+    """An Optuna study with the search space it explores, and what else a sweep must remember.
+
+    A trial that waits on a rung is RUNNING in Optuna's terms. Its attribute `sent` is the rung (counted from 1)
+    it was sent to, `order` counts the sendings of the whole sweep.
+    """
 
     study: optuna.Study
     space: SearchSpace
     seed: int
+    handles: dict[int, Trial] = field(default_factory=dict)
+
+    def trials(self, *states: TrialState) -> list[FrozenTrial]:
+        """Trials in order, of these states or of all."""
+        return self.study.get_trials(deepcopy=False, states=states or None)
 
     def ended(self) -> list[FrozenTrial]:
         """Trials that count: completed or pruned, in order."""
-        return self.study.get_trials(deepcopy=False, states=ENDED)
+        return self.trials(*ENDED)
+
+    def begun(self) -> int:
+        """How many trials count already or will."""
+        return len(self.trials(*ENDED, TrialState.RUNNING))
 
     def ranking(self) -> list[FrozenTrial]:
-        """Trials that count and have a value, best first: the further one got, then the lower its loss."""
-        judged = [trial for trial in self.ended() if trial.intermediate_values]
+        """Trials that have a value, best first: the further one got, then the lower its loss."""
+        judged = [trial for trial in self.trials(*ENDED, TrialState.RUNNING) if trial.intermediate_values]
         return sorted(judged, key=lambda trial: (-(trial.last_step or 0), last_value(trial), trial.number))
 
-    def ask(self) -> Trial:
-        """The next trial: of the queue (grid points, retries), else proposed by the sampler."""
-        number = len(self.study.get_trials(deepcopy=False))
-        self.study.sampler = self._sampler(self.seed + number)
-        return self.study.ask({name: distribution(bounds) for name, bounds in self.space.params.items()})
+    def standings(self) -> list[Standing]:
+        """How far each trial has got that is judged by the rungs."""
+        found = []
+        for trial in self.trials(TrialState.COMPLETE, TrialState.RUNNING):
+            losses = tuple(loss for _, loss in sorted(trial.intermediate_values.items()))
+            found.append(Standing(trial.number, losses, trial.user_attrs.get("sent", len(losses))))
+        return found
 
-    def _sampler(self, seed: int) -> optuna.samplers.BaseSampler:
-        if self.space.sampler.kind == "random":
-            return optuna.samplers.RandomSampler(seed=seed)
-        startup = max(2, len(grid(self.space)))
-        return optuna.samplers.TPESampler(seed=seed, n_startup_trials=startup)
+    def ask(self) -> FrozenTrial:
+        """The next trial: of the queue (grid points, added ones, retries), else proposed by the sampler."""
+        self.study.sampler = optuna.samplers.RandomSampler(seed=self.seed)  # never asked: every value is fixed
+        if not self.trials(TrialState.WAITING):
+            trials = self.trials()
+            self.study.enqueue_trial(proposals.propose(trials, self.space, seed=self.seed + len(trials)))
+        trial = self.study.ask(proposals.distributions(self.space))
+        self.handles[trial.number] = trial
+        return self.study.trials[trial.number]
+
+    def handle(self, number: int) -> Trial:
+        """Optuna's handle of a running trial, of this process or of one before."""
+        if number not in self.handles:
+            self.handles[number] = Trial(self.study, self.trials()[number]._trial_id)
+        return self.handles[number]
+
+    def remember(self, number: int, **values: Any) -> None:
+        """Set attributes of a running trial."""
+        for name, value in values.items():
+            self.handle(number).set_user_attr(name, value)
+
+    def send(self, number: int, rung: int) -> None:
+        """Note that a trial is sent to a rung."""
+        sendings = [trial.user_attrs.get("order", 0) for trial in self.trials()]
+        self.remember(number, sent=rung, order=1 + max(sendings, default=0))
+
+    def report(self, number: int, loss: float, *, fraction: float) -> None:
+        """Record a trial's tune loss at a share of its training, and at rungs that fell together with it."""
+        known = self.trials()[number].intermediate_values
+        for rung in rungs(self.space):
+            step = round(100 * rung)
+            if rung <= fraction and step not in known:
+                self.handle(number).report(loss, step=step)
+
+    def add(self, params: dict[str, Any], *, warm: int | None = None) -> None:
+        """Queue a trial that a person asks for; `warm` is the trial whose weights it begins with."""
+        details = {"source": "added", **({} if warm is None else {"warm": warm})}
+        self.study.enqueue_trial(params, user_attrs=details)
+
+    def added(self) -> int:
+        """How many trials people have asked for beside those of the budget."""
+        return sum(1 for trial in self.trials() if trial.user_attrs.get("source") == "added")
 
     def retry(self, trial: FrozenTrial) -> bool:
-        """Queue a trial lost to a fault of the machine once more; False when its attempts are used up."""
+        """Queue a failed trial once more; False when its attempts are used up."""
         attempt = trial.user_attrs.get("attempt", 1)
         if attempt >= MAX_ATTEMPTS:
             return False
-        attributes = {"retry_of": trial.number, "attempt": attempt + 1}
+        attributes = {"retry_of": trial.number, "attempt": attempt + 1, "source": "retry"}
         self.study.enqueue_trial(trial.params, user_attrs=attributes)
         return True
 
-    def recover(self) -> list[FrozenTrial]:
-        """After an interruption: fail the trials left running and queue each exactly once; returns those."""
-        lost = self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-        for trial in lost:
-            self.study.tell(trial.number, state=TrialState.FAIL)
-        trials = self.study.get_trials(deepcopy=False)
+    def recover(self) -> list[int]:
+        """After an interruption: the trials that were in training, in the order they were sent.
+
+        Trials that failed are queued once more each.
+        """
+        trials = self.trials()
         retried = {trial.user_attrs.get("retry_of") for trial in trials}
         for trial in trials:
             if trial.state == TrialState.FAIL and trial.number not in retried:
                 self.retry(trial)
-        return lost
+        end = len(rungs(self.space))
+        cut = [s.number for s in self.standings() if not s.paused or s.sent in {0, end}]
+        running = {trial.number: trial for trial in self.trials(TrialState.RUNNING)}
+        return sorted((n for n in cut if n in running), key=lambda n: (running[n].user_attrs.get("order", 10**9), n))
 
 
 def last_value(trial: FrozenTrial) -> float:
     """The tune loss that a trial reported last."""
     return trial.intermediate_values[max(trial.intermediate_values)]
-
-
-def grid(space: SearchSpace) -> list[dict[str, Any]]:
-    """The points of the coarse grid, in order."""
-    if space.coarse is None:
-        return []
-    names = list(space.coarse.params)
-    return [dict(zip(names, values, strict=True)) for values in itertools.product(*space.coarse.params.values())]
 
 
 def fingerprint(experiment: Experiment, space: SearchSpace, *, data: str) -> dict[str, str]:
@@ -121,41 +155,57 @@ def fingerprint(experiment: Experiment, space: SearchSpace, *, data: str) -> dic
 
 def create(experiment: Experiment, space: SearchSpace, *, name: str, prints: dict[str, str]) -> SweepStudy:
     """Create a study with the grid in its queue."""
-    study = optuna.create_study(study_name=name, storage=_storage(), direction="minimize", pruner=pruner(space))
+    study = optuna.create_study(study_name=name, storage=_storage(), direction="minimize")
     for key, value in prints.items():
         study.set_user_attr(f"{key}_sha256", value)
-    for point in grid(space):
+    for point in proposals.grid(space):
         fixed = {key: overrides.get(experiment, key) for key in space.params}
-        study.enqueue_trial({**fixed, **point}, user_attrs={"grid": True})
+        study.enqueue_trial({**fixed, **point}, user_attrs={"source": "grid"})
     study.set_user_attr("created", datetime.datetime.now(datetime.UTC).isoformat())
     study.set_user_attr("experiment", experiment.name)  # last: marks the study as whole
     return SweepStudy(study, space, experiment.seed)
 
 
-def load(experiment: Experiment, space: SearchSpace, *, prints: dict[str, str]) -> SweepStudy:
-    """The newest sweep of this experiment, to resume; raises `StudyError` if it is another sweep's."""
-    storage = _storage()
-    known = [s for s in optuna.get_all_study_summaries(storage) if s.user_attrs.get("experiment") == experiment.name]
+def summaries() -> list[optuna.study.StudySummary]:
+    """Every sweep that the store knows, of whatever experiment."""
+    return [s for s in optuna.get_all_study_summaries(_storage()) if "experiment" in s.user_attrs]
+
+
+def open_newest(experiment: str, *, need: str = "") -> optuna.Study:
+    """The newest sweep of an experiment; raises `StudyError` if there is none."""
+    known = [summary for summary in summaries() if summary.user_attrs["experiment"] == experiment]
     if not known:
-        raise StudyError(
-            f"--resume: no sweep of {experiment.name} is recorded in {storage_url()}; start one without it"
-        )
+        raise StudyError(f"{need}no sweep of {experiment} is recorded in {storage_url()}; start one first")
     newest = max(known, key=lambda summary: summary.user_attrs.get("created", ""))
-    changed = [key for key, value in prints.items() if newest.user_attrs.get(f"{key}_sha256") != value]
-    if changed:
+    return optuna.load_study(study_name=newest.study_name, storage=_storage())
+
+
+def load(
+    experiment: Experiment, space: SearchSpace, *, prints: dict[str, str], allow_drift: bool = False
+) -> SweepStudy:
+    """The newest sweep of this experiment, to resume; raises `StudyError` if it is another sweep's.
+
+    With `allow_drift` a changed experiment, space, data or model is recorded instead of refused.
+    """
+    study = open_newest(experiment.name, need="--resume: ")
+    require_free(study)
+    changed = [key for key, value in prints.items() if study.user_attrs.get(f"{key}_sha256") != value]
+    if changed and not allow_drift:
         raise StudyError(
-            f"--resume: changed since {newest.study_name} began: {', '.join(changed)}; undo that or start anew"
+            f"--resume: changed since {study.study_name} began: {', '.join(changed)}; "
+            "undo that, start anew, or accept it with --allow-drift"
         )
-    study = optuna.load_study(study_name=newest.study_name, storage=storage, pruner=pruner(space))
+    if changed:
+        study.set_user_attr("drift", sorted({*study.user_attrs.get("drift", []), *changed}))
+        for key in changed:
+            study.set_user_attr(f"{key}_sha256", prints[key])
     return SweepStudy(study, space, experiment.seed)
 
 
-def pruner(space: SearchSpace) -> optuna.pruners.BasePruner:
-    """Successive halving over the percentage of a trial's own training."""
-    if space.halving is None:
-        return optuna.pruners.NopPruner()
-    first = max(1, round(100 * space.halving.first_rung))
-    return optuna.pruners.SuccessiveHalvingPruner(min_resource=first, reduction_factor=space.halving.reduction)
+def ladder(space: SearchSpace) -> Ladder:
+    """Who goes on from which rung."""
+    reduction = space.halving.reduction if space.halving else 1
+    return Ladder(rungs(space), reduction, finishers=space.confirm.top)
 
 
 def rungs(space: SearchSpace) -> tuple[float, ...]:

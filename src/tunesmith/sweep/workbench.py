@@ -2,7 +2,11 @@
 
 import functools
 import pathlib
+from dataclasses import asdict
+from typing import Any
 
+import torch
+from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from tunesmith.config.experiment import Experiment
@@ -10,21 +14,31 @@ from tunesmith.data.dataset import load_dataset, training_rows
 from tunesmith.data.split import stratified
 from tunesmith.data.tasks import fewer_items, load_items, load_tasks
 from tunesmith.evaluate.harness import score
-from tunesmith.models.device import fix_threads, keep_memory, place
+from tunesmith.models.device import fix_threads, free_memory_mb, keep_memory, place
 from tunesmith.models.loading import adapter_effect, attach_saved, detach, load_base, load_tokenizer
+from tunesmith.models.measurements import cpu_model, measured_once
 from tunesmith.models.references import resolve
 from tunesmith.records import Scores
-from tunesmith.sweep.protocol import Done, Items, Job, Ready
+from tunesmith.sweep.protocol import Done, Items, Job, Ready, Sharing
 from tunesmith.train.encode import Encoded, encode_rows, mask_preview, render, supervised_share
 from tunesmith.train.recorder import Recorder, Reporter, TrainingData
-from tunesmith.train.run import trained_adapter
+from tunesmith.train.run import save_adapter, trained_adapter
+from tunesmith.train.slots.calibrate import calibrate
+from tunesmith.train.slots.coverage import covers
+from tunesmith.train.slots.engine import Engine
+
+MEMORY_SHARE = 0.25  # of what is free when a worker has loaded its base, for the activations of a pass
 
 
 class Workbench:
-    """Everything that jobs of one experiment share; fields that a sweep varies may differ by job."""
+    """Everything that jobs of one experiment share; fields that a sweep varies may differ by job.
 
-    def __init__(self, experiment: Experiment) -> None:
+    `seat` is the number of the worker that works at it.
+    """
+
+    def __init__(self, experiment: Experiment, *, seat: int = 0) -> None:
         keep_memory()
+        self.seat = seat
         self.threads = fix_threads()
         self.experiment = experiment
         self.dataset = load_dataset(experiment)
@@ -45,7 +59,7 @@ class Workbench:
         return supervised_share(tokens), mask_preview(self.dataset.train.rows[0], self.tokenizer)
 
     def execute(self, job: Job, reporter: Reporter) -> Done:
-        """Do a job; raises `Killed` when the reporter stops it, `TunesmithError` when it fails."""
+        """Do a job; raises `TunesmithError` when it fails."""
         return self._train(job, reporter) if job.train else Done(self.score(job))
 
     def score(self, job: Job) -> Scores:
@@ -60,14 +74,40 @@ class Workbench:
             self.base = detach(model)
 
     def _train(self, job: Job, reporter: Reporter) -> Done:
-        train = self._tokens("train", job.experiment.data.train_rows)
-        data = TrainingData(train=train, tune=self._tokens("tune", job.loss_rows))
-        recorder = Recorder(data, fractions=job.fractions, reporter=reporter)
+        recorder = Recorder(self.training_data(job), fractions=job.fractions, reporter=reporter)
         folder = pathlib.Path(job.folder)
         training = trained_adapter(self.base, self.tokenizer, job.experiment, recorder, folder=folder, slots=job.slots)
         with training as (model, trained):
-            adapter_effect(model, self.tokenizer, self.probe)
-            return Done(self._score(model, job.items), trained)
+            return Done(self._checked_scores(model, job.items), trained)
+
+    def training_data(self, job: Job) -> TrainingData:
+        """The encoded rows of a training job."""
+        train = self._tokens("train", job.experiment.data.train_rows)
+        return TrainingData(train=train, tune=self._tokens("tune", job.loss_rows))
+
+    def finish(self, model: PeftModel, job: Job, recorder: Recorder) -> Done:
+        """Save the adapter of a finished training and score it."""
+        trained = save_adapter(model, recorder, pathlib.Path(job.folder))
+        return Done(self._checked_scores(model, job.items), trained)
+
+    def _checked_scores(self, model: PeftModel, items: Items) -> Scores:
+        adapter_effect(model, self.tokenizer, self.probe)
+        return self._score(model, items)
+
+    def calibrate(self, experiment: Experiment) -> Sharing:
+        """How slots should share passes on this machine with this base; measured once per machine and base."""
+        rows = self._tokens("train", experiment.data.train_rows)
+        row_tokens = sum(len(row.input_ids) for row in rows) / len(rows)
+        if covers(self.base, experiment) is not None:
+            return Sharing(fuse=1, most=1, row_tokens=row_tokens)
+        place = f"{torch.cuda.get_device_name()}" if self.base.device.type == "cuda" else cpu_model()
+        key = f"{place}, {self.threads} threads, {self.base.dtype}, torch {torch.__version__}, {self.model.sha256[:16]}"
+        memory = free_memory_mb(self.base.device) * MEMORY_SHARE
+        found: dict[str, Any] = measured_once(
+            "slots.json", key, lambda: asdict(calibrate(Engine(self.base), rows, memory_mb=memory))
+        )
+        limits, ratios = found["limits"], {int(size): ratio for size, ratio in found["ratios"].items()}
+        return Sharing(limits["fuse"], limits["most"], row_tokens, ratios)
 
     def _score(self, model: PreTrainedModel, items: Items) -> Scores:
         split = "tune" if items in {"trial", "confirmation"} else items

@@ -1,8 +1,9 @@
-"""The worker process: one workbench, one job at a time, every word of it over a pipe."""
+"""The worker process: one workbench, one order at a time, every word of it over a pipe."""
 
 import contextlib
 import os
 import signal
+import threading
 import traceback
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -10,32 +11,29 @@ from typing import TYPE_CHECKING
 
 from tunesmith.config.experiment import Experiment
 from tunesmith.errors import TunesmithError
-from tunesmith.sweep.protocol import Begun, Done, Failed, Job, Rung, StepMetrics, Stopped
-from tunesmith.tracking.runs import Killed
+from tunesmith.sweep.protocol import (
+    Beat,
+    Calibrate,
+    Done,
+    Failed,
+    Interrupted,
+    Job,
+    Join,
+    Message,
+    Order,
+    Segment,
+    Stop,
+    Train,
+)
 
 if TYPE_CHECKING:
     from tunesmith.sweep.workbench import Workbench
 
+BEAT_SECONDS = 1.0
 
-class PipeReporter:
-    """Sends what happens to the coordinator, and waits at each rung for its decision."""
 
-    def __init__(self, pipe: Connection) -> None:
-        self.pipe = pipe
-
-    def begin(self, steps: int) -> None:
-        """Send that a training begins."""
-        self.pipe.send(Begun(steps))
-
-    def metrics(self, values: dict[str, float], *, step: int) -> None:
-        """Send metrics."""
-        self.pipe.send(StepMetrics(values, step))
-
-    def rung(self, fraction: float, *, step: int, tune_loss: float) -> None:
-        """Ask whether to go on; raises `Killed` if not."""
-        self.pipe.send(Rung(fraction, step, tune_loss))
-        if not self.pipe.recv():
-            raise Killed(f"halved at step {step}")
+class Stopped(Exception):
+    """The coordinator asked to stop while it owed an answer."""
 
 
 @dataclass(frozen=True)
@@ -47,8 +45,38 @@ class Seat:
     threads: int | None
 
 
+class Line:
+    """A worker's end of the pipe; several of its threads may send."""
+
+    def __init__(self, pipe: Connection) -> None:
+        self.pipe, self.lock = pipe, threading.Lock()
+
+    def send(self, message: Message) -> None:
+        """Send a message."""
+        with self.lock:
+            self.pipe.send(message)
+
+    def stopping(self) -> bool:
+        """Whether a stop has come in; nothing else comes unasked."""
+        return self.pipe.poll() and isinstance(self.pipe.recv(), Stop)
+
+    def answer(self) -> tuple[Segment, ...]:
+        """Wait for a `Join`; raises `Stopped` if a stop comes instead."""
+        answer: Order = self.pipe.recv()
+        if isinstance(answer, Join):
+            return answer.segments
+        raise Stopped
+
+    def beat(self) -> None:
+        """Give signs of life until the coordinator is gone."""
+        pulse = threading.Event()
+        with contextlib.suppress(OSError, ValueError):
+            while not pulse.wait(BEAT_SECONDS):
+                self.send(Beat())
+
+
 def serve(pipe: Connection, experiment: Experiment, seat: Seat, log: str) -> None:
-    """Load the workbench and do jobs until the coordinator sends None or is gone.
+    """Load the workbench and follow orders until the coordinator sends None or is gone.
 
     Ctrl-C is the coordinator's to handle, so this process ignores it; all output goes to `log`.
     """
@@ -61,32 +89,44 @@ def serve(pipe: Connection, experiment: Experiment, seat: Seat, log: str) -> Non
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
-    with contextlib.suppress(EOFError, BrokenPipeError):
+    line = Line(pipe)
+    threading.Thread(target=line.beat, daemon=True).start()
+    with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
         try:
-            bench = _load(experiment)
+            bench = _load(experiment, seat)
         except Exception as error:  # noqa: BLE001 - reported to the coordinator, whatever it is
-            pipe.send(failure(error))
+            line.send(failure(error))
             return
-        pipe.send(bench.ready())
-        while (job := pipe.recv()) is not None:
-            pipe.send(_attempt(bench, job, PipeReporter(pipe)))
+        line.send(bench.ready())
+        while (order := pipe.recv()) is not None:
+            if not isinstance(order, Stop):
+                _follow(bench, order, line)
+            else:
+                line.send(Interrupted())
 
 
-def _load(experiment: Experiment) -> "Workbench":
+def _load(experiment: Experiment, seat: Seat) -> "Workbench":
     from tunesmith.sweep.workbench import Workbench  # torch and what follows are for the worker alone
 
-    return Workbench(experiment)
+    return Workbench(experiment, seat=seat.number)
 
 
-def _attempt(bench: "Workbench", job: Job, reporter: PipeReporter) -> Done | Stopped | Failed:
+def _follow(bench: "Workbench", order: Order, line: Line) -> None:
+    from tunesmith.sweep.segments import Segments
+
     try:
-        return bench.execute(job, reporter)
-    except Killed:
-        return Stopped()
+        if isinstance(order, Train):
+            Segments(bench, order, line).run()
+        elif isinstance(order, Calibrate):
+            line.send(bench.calibrate(order.experiment))
+        elif isinstance(order, Job):
+            line.send(Done(bench.score(order)))
+    except Stopped:
+        line.send(Interrupted())
     except (EOFError, BrokenPipeError):
         raise
     except Exception as error:  # noqa: BLE001 - reported to the coordinator, whatever it is
-        return failure(error)
+        line.send(failure(error))
 
 
 def failure(error: Exception) -> Failed:

@@ -44,6 +44,7 @@ class Run:
     experiment_id: str
     _pending: list[Metric] = field(default_factory=list)
     _flushed: float = 0.0
+    _known: dict[str, int] = field(default_factory=dict)
 
     def params(self, values: Mapping[str, Any]) -> None:
         """Log parameters."""
@@ -61,9 +62,13 @@ class Run:
         store.client().log_batch(self.id, tags=tags)
 
     def metrics(self, values: Mapping[str, float], *, step: int = 0) -> None:
-        """Log metrics, written behind in batches at most `FLUSH_SECONDS` apart; non-finite ones are left out."""
+        """Log metrics, written behind in batches at most `FLUSH_SECONDS` apart; non-finite ones are left out.
+
+        So are those that a run which was taken up again has logged before.
+        """
         now = int(time.time() * 1000)
-        self._pending += [Metric(k, float(v), now, step) for k, v in values.items() if math.isfinite(v)]
+        new = {key: value for key, value in values.items() if step > self._known.get(key, -1)}
+        self._pending += [Metric(k, float(v), now, step) for k, v in new.items() if math.isfinite(v)]
         if time.monotonic() - self._flushed > FLUSH_SECONDS:
             self.flush()
 
@@ -147,6 +152,19 @@ def attach(run_id: str) -> Run:
         return Run(run_id, store.client().get_run(run_id).info.experiment_id)
     except MlflowException:
         raise TrackingError(f"{run_id}: no such run in {store.tracking_uri()}") from None
+
+
+def take_up(run_id: str) -> Run:
+    """A training's run, to go on with: RUNNING under this process, what it logged step by step kept as it is."""
+    run = attach(run_id)
+    client = store.client()
+    client.update_run(run_id, status="RUNNING")
+    kind = client.get_run(run_id).data.tags.get(f"{TAG}kind", "")
+    client.log_batch(run_id, tags=[RunTag(key, value) for key, value in _identity(kind).items()])
+    for name in ("train/loss", "train/learning_rate", "train/grad_norm", "tune/loss", "tune/progress"):
+        steps = [point.step for point in client.get_metric_history(run_id, name)]
+        run._known[name] = max(steps, default=-1)
+    return run
 
 
 def reopen(run: Run) -> None:

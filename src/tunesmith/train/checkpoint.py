@@ -9,17 +9,20 @@ import json
 import pathlib
 import shutil
 import warnings
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors.torch import load_file, save_file
 
 from tunesmith import manifest
-from tunesmith.errors import TrainingError
+from tunesmith.errors import DiskError, TrainingError
 
 TENSORS, RECORD, RANDOM = "state.safetensors", "state.json", "random_state"
 DAMAGED = ".damaged"
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -34,36 +37,38 @@ class Checkpoint:
 def save(folder: pathlib.Path, checkpoint: Checkpoint, *, keep: int = 2) -> pathlib.Path:
     """Write a checkpoint into `folder`, then remove all but the newest `keep`; returns its own folder.
 
-    Raises `TrainingError` when the disk is full; what was there before is untouched then.
+    Raises `DiskError` when the disk is full; what was there before is untouched then.
     """
-    target = folder / f"step-{checkpoint.step:06d}"
+    target = folder_of(folder, checkpoint.step)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in checkpoint.tensors.items()}
     record = {**checkpoint.record, "step": checkpoint.step}
-    try:
-        with manifest.writing(target) as aside:
-            save_file({**tensors, RANDOM: torch.get_rng_state()}, aside / TENSORS)
-            (aside / RECORD).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    except Exception as error:  # safetensors raises an error of its own
-        if isinstance(error, OSError) or type(error).__name__ == "SafetensorError":
-            raise TrainingError(f"{target}: cannot be written ({error}); free some space and resume") from None
-        raise
-    for old in _folders(folder)[keep:]:
-        shutil.rmtree(old, ignore_errors=True)
+    with room_for(target), manifest.writing(target) as aside:
+        save_file({**tensors, RANDOM: torch.get_rng_state()}, aside / TENSORS)
+        (aside / RECORD).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    keep_newest(folder, keep)
     return target
 
 
-def newest(folder: pathlib.Path) -> Checkpoint | None:
-    """The newest sound checkpoint in `folder`; None if there is none.
+@contextlib.contextmanager
+def room_for(target: pathlib.Path) -> Iterator[None]:
+    """Turn what stops the block from writing `target` into a `DiskError` with its remedy."""
+    try:
+        yield
+    except Exception as error:  # safetensors raises an error of its own
+        if isinstance(error, OSError) or type(error).__name__ == "SafetensorError":
+            raise DiskError(f"{target}: cannot be written ({error}); free some space and resume") from None
+        raise
 
-    A damaged one is renamed to `….damaged`, named in a warning, and the one before it is tried.
-    """
-    for candidate in _folders(folder):
-        try:
-            return read(candidate)
-        except (manifest.ManifestError, TrainingError) as error:
-            aside = _quarantine(candidate)
-            warnings.warn(f"{error}; the checkpoint was set aside as {aside.name}", stacklevel=2)
-    return None
+
+def folder_of(folder: pathlib.Path, step: int) -> pathlib.Path:
+    """Where the checkpoint after `step` optimiser steps lies."""
+    return folder / f"step-{step:06d}"
+
+
+def keep_newest(folder: pathlib.Path, keep: int = 2) -> None:
+    """Remove all but the newest checkpoints of a training."""
+    for old in _folders(folder)[keep:]:
+        shutil.rmtree(old, ignore_errors=True)
 
 
 def read(folder: pathlib.Path) -> Checkpoint:
@@ -77,10 +82,35 @@ def read(folder: pathlib.Path) -> Checkpoint:
     return Checkpoint(int(record.pop("step")), tensors, record)
 
 
+def newest(folder: pathlib.Path, *, at_most: int | None = None) -> Checkpoint | None:
+    """The newest sound checkpoint in `folder`, of step `at_most` or before; None if there is none.
+
+    A damaged one is renamed to `….damaged`, named in a warning, and the one before it is tried.
+    """
+    return newest_by(read, folder, at_most=at_most)
+
+
+def newest_by(read: Callable[[pathlib.Path], T], folder: pathlib.Path, *, at_most: int | None = None) -> T | None:
+    """Like `newest`, for checkpoints that `read` reads; it raises `ManifestError` for a damaged one."""
+    for candidate in _folders(folder):
+        if at_most is not None and _step(candidate) > at_most:
+            continue
+        try:
+            return read(candidate)
+        except (manifest.ManifestError, TrainingError) as error:
+            aside = _quarantine(candidate)
+            warnings.warn(f"{error}; the checkpoint was set aside as {aside.name}", stacklevel=2)
+    return None
+
+
 def _folders(folder: pathlib.Path) -> list[pathlib.Path]:
     """Checkpoints, newest first."""
     found = [path for path in folder.glob("step-*") if path.is_dir() and path.name[5:].isdigit()]
-    return sorted(found, key=lambda path: int(path.name[5:]), reverse=True)
+    return sorted(found, key=_step, reverse=True)
+
+
+def _step(folder: pathlib.Path) -> int:
+    return int(folder.name[5:])
 
 
 def _quarantine(folder: pathlib.Path) -> pathlib.Path:

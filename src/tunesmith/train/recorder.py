@@ -4,9 +4,9 @@ import math
 import pathlib
 import resource
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from peft import PeftModel
@@ -21,14 +21,14 @@ from tunesmith.train.encode import Encoded, supervised_share
 class Reporter(Protocol):
     """Who hears how a training goes."""
 
-    def begin(self, steps: int) -> None:
-        """A training of so many optimiser steps begins."""
+    def begin(self, steps: int, *, step: int = 0) -> None:
+        """A training of so many optimiser steps begins, or goes on after `step` of them."""
 
     def metrics(self, values: dict[str, float], *, step: int) -> None:
         """Metrics of an optimiser step."""
 
     def rung(self, fraction: float, *, step: int, tune_loss: float) -> None:
-        """A share of the training is done; raises `Killed` to stop it here."""
+        """A share of the training is done."""
 
 
 @dataclass(frozen=True)
@@ -51,10 +51,19 @@ class Recorder:
         self.seconds = 0.0
         self.began = 0.0
 
-    def begin(self, steps: int) -> None:
-        """Fix the steps at which tune loss is measured."""
+    def begin(self, steps: int, *, step: int = 0) -> None:
+        """Fix the steps at which tune loss is measured; `step` of the training's `steps` are done already."""
         self.marks = marks(steps, self.fractions)
-        self.reporter.begin(steps)
+        self.reporter.begin(steps, step=step)
+
+    def state(self) -> dict[str, Any]:
+        """What another recorder needs to go on from here, as plain values."""
+        return {"curves": self.curves, "tokens": self.tokens, "seconds": self.seconds}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from the `state` of another recorder of the same training."""
+        self.curves = {name: [(int(step), value) for step, value in points] for name, points in state["curves"].items()}
+        self.tokens, self.seconds = int(state["tokens"]), float(state["seconds"])
 
     def start_clock(self) -> None:
         """An optimiser step begins."""
@@ -70,7 +79,7 @@ class Recorder:
         self._record(values, step)
 
     def tune_loss(self, loss: float, *, step: int) -> None:
-        """Report the tune loss at one of `marks`; raises `Killed` when the reporter stops the training here."""
+        """Report the tune loss at one of `marks`."""
         check_finite(loss, step=step)
         self._record({"tune/loss": loss}, step)
         self.reporter.rung(self.marks[step], step=step, tune_loss=loss)
@@ -87,6 +96,7 @@ class Recorder:
         metrics = {
             **{name: points[-1][1] for name, points in self.curves.items()},
             "train/seconds": self.seconds,
+            "train/tokens": float(self.tokens),
             "train/tokens_per_second": self.tokens / max(self.seconds, 1e-9),
             "train/peak_memory_mb": peak_memory_mb(),
             "train/trainable_share": trainable / total,

@@ -83,6 +83,11 @@ class Engine:
                 sums[key] += float(loss)
         return {key: self.slots[key].update(sums[key] / counts[key], rows[key]) for key in chosen}
 
+    def forget_gradients(self) -> None:
+        """Drop what a step that was broken off has summed up."""
+        for slot in self.slots.values():
+            slot.gradient.zero_()
+
     def tune_loss(self, keys: Sequence[Key], rows: Sequence[Encoded]) -> dict[Key, float]:
         """Mean loss in nats per supervised token of each slot over the same rows; see `train.loss.mean_loss`."""
         ordered = sorted(rows, key=lambda row: len(row.input_ids))

@@ -1,0 +1,83 @@
+"""Trainings as they are followed: each into its MLflow run, with a bar on the terminal."""
+
+import contextlib
+import pathlib
+from dataclasses import dataclass
+from typing import Any
+
+from tunesmith.progress import Bar, Progress
+from tunesmith.records import Scores, TrainedRun
+from tunesmith.sweep.protocol import Begun, News, Rung, StepMetrics
+from tunesmith.tracking.runs import Run
+
+
+@dataclass(frozen=True)
+class Followed:
+    """A training's run and bar; closing the stack takes the bar away."""
+
+    run: Run
+    bar: Bar
+    stack: contextlib.ExitStack
+
+
+class Follower:
+    """Writes down the news of several trainings."""
+
+    def __init__(self, progress: Progress) -> None:
+        self.progress = progress
+        self.followed: dict[str, Followed] = {}
+
+    def follow(self, key: str, run: Run) -> None:
+        """Begin to follow a training."""
+        stack = contextlib.ExitStack()
+        self.followed[key] = Followed(run, stack.enter_context(self.progress.job(key)), stack)
+
+    def leave(self, key: str) -> Run:
+        """Follow a training no more; its run is flushed, not ended."""
+        followed = self.followed.pop(key)
+        followed.stack.close()
+        followed.run.flush()
+        return followed.run
+
+    def leave_all(self) -> list[str]:
+        """Follow none any more; returns the keys of those that were followed."""
+        keys = list(self.followed)
+        for key in keys:
+            self.leave(key)
+        return keys
+
+    def on_news(self, news: News) -> None:
+        """Write down what a training reports."""
+        followed = self.followed[news.key]
+        if isinstance(news, Begun):
+            followed.bar.begin(news.steps, step=news.step)
+        elif isinstance(news, StepMetrics):
+            followed.run.metrics(news.values, step=news.step)
+            followed.bar.step(news.values, news.step)
+        elif isinstance(news, Rung):
+            followed.run.metrics({"tune/progress": news.fraction}, step=news.step)
+
+
+def log_training(run: Run, trained: TrainedRun) -> None:
+    """Log the summary of a training."""
+    run.metrics({name: value for name, value in trained.metrics.items() if name not in trained.curves})
+    overfit = str(trained.overfit).lower()
+    run.tags({"overfit": overfit, "adapter_sha256": trained.adapter_sha256, "engine": trained.engine})
+
+
+def log_scores(run: Run, scores: Scores) -> None:
+    """Log scores, with every item's result as an artifact."""
+    run.metrics(dict(scores.metrics))
+    run.tags({"scores_digest": scores.digest})
+    run.json({"digest": scores.digest, "samples": list(scores.samples)}, "evaluation/samples.json")
+
+
+def log_adapter(run: Run, trained: TrainedRun) -> None:
+    """Keep a trained adapter with its run."""
+    run.artifact(pathlib.Path(trained.adapter), "adapter")
+
+
+def describe_end(scores: Scores, trained: TrainedRun, primary: str) -> str:
+    """How a training that was scored ended, as text."""
+    values: dict[str, Any] = {"tune/loss": trained.metrics["tune/loss"], primary: scores.metrics[primary]}
+    return ", ".join(f"{name} {value:.3f}" for name, value in values.items())

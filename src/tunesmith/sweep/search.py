@@ -1,0 +1,283 @@
+"""The search: trials train from rung to rung, pause there, and go on if they are among the best."""
+
+import time
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from optuna.trial import FrozenTrial, TrialState
+
+from tunesmith.config import overrides
+from tunesmith.errors import OutcomeError
+from tunesmith.progress import describe
+from tunesmith.sweep import study as studies
+from tunesmith.sweep.coordinator import SHARING, Coordinator
+from tunesmith.sweep.crew import MAX_DEATHS, Task, persistent
+from tunesmith.sweep.executors import LocalWorker, WorkerDied
+from tunesmith.sweep.following import Follower, describe_end, log_scores, log_training
+from tunesmith.sweep.protocol import Done, Ended, Failed, Paused, Segment, Sharing
+from tunesmith.tracking import runs
+from tunesmith.tracking.command import run_command
+from tunesmith.tracking.runs import Killed, Run
+
+WAIT_SECONDS = 0.5
+
+
+@dataclass(frozen=True)
+class Budget:
+    """When a search ends: after exactly so many trials, or earlier by the clock or a tune loss that suffices."""
+
+    trials: int
+    hours: float | None = None
+    target: float | None = None
+
+
+class Search:
+    """Hands segments to workers until the budget is spent.
+
+    Every decision is a function of what the study records: which trial goes on, what is tried next. With
+    one worker a resumed search therefore repeats, bit for bit, what the uninterrupted one would have done.
+    """
+
+    def __init__(self, coordinator: Coordinator, budget: Budget) -> None:
+        self.coordinator, self.budget = coordinator, budget
+        self.study, self.lock = coordinator.study, coordinator.lock
+        self.space, self.progress = coordinator.space, coordinator.progress
+        self.rungs = studies.rungs(self.space)
+        self.ladder = studies.ladder(self.space)
+        self.began = time.monotonic()
+        self.waiting = self.study.recover()
+        self.running: set[int] = set()
+        self.preparing: list[Task] = []
+
+    def run(self) -> None:
+        """Score the base, then search; the runs of trials that wait when the search is cut are closed."""
+        if self.coordinator.sharing is None:
+            self.preparing.append(persistent(self._calibrate))
+        if "base_scored" not in self.study.study.user_attrs:
+            self.preparing.append(persistent(self._score_base))
+        self.coordinator.enter("searching")
+        try:
+            self.coordinator.crew.work(self._take)
+        except BaseException:
+            for trial in self.study.trials(TrialState.RUNNING):
+                if "run_id" in trial.user_attrs:
+                    runs.attach(trial.user_attrs["run_id"]).finish("KILLED", reason="the sweep was stopped")
+            raise
+        self._close()
+
+    def _calibrate(self, worker: LocalWorker) -> None:
+        sharing = worker.calibrate(self.coordinator.experiment)
+        with self.lock:
+            self.study.study.set_user_attr(SHARING, asdict(sharing))
+            self.lock.notify_all()
+        self.progress.note(f"  {self._describe(sharing)}")
+
+    def _describe(self, sharing: Sharing) -> str:
+        seats = self._seats(sharing)
+        if seats > 1:
+            return f"{seats} trials train side by side on one base: they share passes of up to {sharing.fuse} tokens"
+        return "each worker trains one trial at a time: sharing passes does not pay at this length of rows"
+
+    def _seats(self, sharing: Sharing) -> int:
+        bounds = self.space.params.get("method.batch_size")
+        sizes = [*(bounds.ends() if bounds else []), self.coordinator.experiment.method.batch_size]
+        return sharing.seats(min(sizes))
+
+    def _score_base(self, worker: LocalWorker) -> None:
+        run = self.coordinator.child("base", kind="base")
+        scores = self.coordinator.score(worker, run, items="trial", adapter=None)
+        primary = self.coordinator.experiment.evaluation.primary
+        self.progress.note(f"  base       {primary} {scores.metrics[primary]:.3f}")
+        with self.lock:
+            self.study.study.set_user_attr("base_scored", scores.metrics[primary])
+
+    def _take(self) -> Task | None:
+        """Work for a free worker, once there is some; None when the search has ended."""
+        with self.lock:
+            while not self.coordinator.crew.stopping:
+                if self.preparing:
+                    return self.preparing.pop(0)
+                sharing = self.coordinator.sharing
+                if sharing is not None and not self.coordinator.paused:
+                    segments = self.next_segments(self._seats(sharing))
+                    if segments:
+                        return lambda worker: self._train(worker, segments, sharing)
+                    if not self.running:
+                        return None
+                self.lock.wait(timeout=WAIT_SECONDS)
+        return None
+
+    def next_segments(self, places: int) -> tuple[Segment, ...]:
+        """Segments for free places, as far as something can be done now; called under the lock."""
+        self.coordinator.lease.check()
+        found: list[Segment] = []
+        while not self.coordinator.paused and len(found) < places and (segment := self._next_segment()) is not None:
+            found.append(segment)
+        return tuple(found)
+
+    def _next_segment(self) -> Segment | None:
+        """What was cut off, else the best trial that may go on, else a new one."""
+        if self.waiting:
+            number = self.waiting.pop(0)
+            return self._send(number, max(1, self.study.trials()[number].user_attrs.get("sent", 1)))
+        may_ask = self._may_ask()
+        standing = self.ladder.promotable(self.study.standings(), closing=not may_ask)
+        if standing is not None:
+            return self._send(standing.number, standing.sent + 1)
+        return self._send(self.study.ask().number, 1) if may_ask else None
+
+    def _may_ask(self) -> bool:
+        """Whether another trial may begin."""
+        if self.study.begun() >= self.budget.trials + self.study.added():
+            return False
+        if self.budget.hours is not None and time.monotonic() - self.began > self.budget.hours * 3600:
+            return False
+        finished = self.study.trials(TrialState.COMPLETE)
+        return self.budget.target is None or not any(trial.value <= self.budget.target for trial in finished)
+
+    def _send(self, number: int, rung: int) -> Segment:
+        self.study.send(number, rung)
+        self.running.add(number)
+        trial = self.study.trials()[number]
+        experiment = overrides.apply(self.coordinator.experiment, trial.params)
+        warm = trial.user_attrs.get("warm")
+        return self.coordinator.segment(
+            name_of(number),
+            experiment,
+            items="trial",
+            fractions=self.rungs,
+            until=self.rungs[rung - 1],
+            start=None if warm is None else name_of(warm),
+        )
+
+    def run_of(self, trial: FrozenTrial) -> Run:
+        """The trial's run: the one it has, taken up again, or a new one."""
+        known = trial.user_attrs.get("run_id")
+        if known:
+            return runs.take_up(known)
+        experiment = overrides.apply(self.coordinator.experiment, trial.params)
+        tags = {"command": run_command(experiment), "trial": trial.number, **origin(trial)}
+        run = self.coordinator.child(name_of(trial.number), kind="trial", tags=tags)
+        self.study.remember(trial.number, run_id=run.id)
+        run.params(trial.params)
+        run.json(experiment.tree(), "experiment.json")
+        return run
+
+    def _train(self, worker: LocalWorker, segments: tuple[Segment, ...], sharing: Sharing) -> None:
+        lane = Lane(self, segments)
+        try:
+            worker.train(segments, sharing, lane)
+        except WorkerDied as death:
+            if self.coordinator.crew.stopping:
+                raise Killed("the sweep was stopped") from None
+            self._worker_died([number_of(key) for key in lane.leave_all()], death)
+        except Killed:
+            if self.coordinator.crew.stopping:
+                raise
+            self._set_aside([number_of(key) for key in lane.leave_all()])
+        finally:
+            lane.leave_all()
+
+    def _set_aside(self, numbers: list[int]) -> None:
+        """Trials that left their worker go on before anything else."""
+        with self.lock:
+            self.running.difference_update(numbers)
+            self.waiting += numbers
+            self.lock.notify_all()
+
+    def _worker_died(self, numbers: list[int], death: WorkerDied) -> None:
+        """Let the trials that lost their worker go on from their checkpoints; give up after three times in a row."""
+        with self.lock:
+            for number in numbers:
+                deaths = self.study.trials()[number].user_attrs.get("deaths", 0) + 1
+                self.study.remember(number, deaths=deaths)
+                if deaths >= MAX_DEATHS:
+                    raise OutcomeError(f"trial {number} lost its worker {deaths} times at the same segment: {death}")
+        self._set_aside(numbers)
+        names = ", ".join(str(number) for number in numbers)
+        self.progress.note(f"  {str(death).splitlines()[0]}; trial {names} goes on from the last checkpoint")
+
+    def end_segment(self, ended: Ended, run: Run) -> None:
+        """Record how a segment ended, in the study first, then on its run; called under the lock."""
+        self.coordinator.lease.check()
+        number = number_of(ended.key)
+        trial = self.study.trials()[number]
+        line = f"  trial {number:>3}  {describe(trial.params)}:"
+        outcome = ended.outcome
+        if isinstance(outcome, Paused):
+            self.study.report(number, outcome.tune_loss, fraction=outcome.fraction)
+            self.study.remember(number, deaths=0, tokens=outcome.tokens, seconds=outcome.seconds, steps=outcome.step)
+            self.progress.note(f"{line} {outcome.fraction:.0%} tune/loss {outcome.tune_loss:.3f}")
+        elif isinstance(outcome, Done):
+            self._complete(number, outcome, run, line)
+        elif isinstance(outcome, Failed):
+            self.study.remember(number, infeasible=outcome.message)
+            self.study.study.tell(number, state=TrialState.PRUNED)
+            run.finish("FAILED", reason=outcome.message)
+            self.progress.note(f"{line} {outcome.message}")
+        self.running.discard(number)
+        self.lock.notify_all()
+
+    def _complete(self, number: int, done: Done, run: Run, line: str) -> None:
+        assert done.trained is not None  # noqa: S101 - a training was asked for
+        metrics, primary = done.trained.metrics, self.coordinator.experiment.evaluation.primary
+        loss = metrics["tune/loss"]
+        self.study.report(number, loss, fraction=1.0)
+        spent = {"tokens": metrics["train/tokens"], "seconds": metrics["train/seconds"]}
+        self.study.remember(number, **spent, primary=done.scores.metrics[primary])
+        log_training(run, done.trained)
+        log_scores(run, done.scores)
+        self.study.study.tell(number, loss)
+        run.finish("FINISHED")
+        self.progress.note(f"{line} {describe_end(done.scores, done.trained, primary)}")
+
+    def _close(self) -> None:
+        """End the trials that still wait on a rung: others were better there."""
+        halved: dict[float, int] = {}
+        for trial in self.study.trials(TrialState.RUNNING):
+            fraction = self.rungs[max(0, len(trial.intermediate_values) - 1)]
+            self.study.study.tell(trial.number, state=TrialState.PRUNED)
+            self.run_of(trial).finish("KILLED", reason=f"halved: others were better after {fraction:.0%} of the steps")
+            halved[fraction] = halved.get(fraction, 0) + 1
+        if halved:
+            parts = ", ".join(f"{count} at {fraction:.0%}" for fraction, count in sorted(halved.items()))
+            self.progress.note(f"halved: {parts}; trained to the end: {len(self.study.trials(TrialState.COMPLETE))}")
+
+
+class Lane(Follower):
+    """The trials that one worker trains side by side."""
+
+    def __init__(self, search: Search, segments: tuple[Segment, ...]) -> None:
+        super().__init__(search.progress)
+        self.search = search
+        with search.lock:
+            self._seat(segments)
+
+    def _seat(self, segments: tuple[Segment, ...]) -> None:
+        for segment in segments:
+            trial = self.search.study.trials()[number_of(segment.key)]
+            self.follow(segment.key, self.search.run_of(trial))
+
+    def on_end(self, ended: Ended) -> tuple[Segment, ...]:
+        """Record the end, and fill the free place if something can be done now."""
+        with self.search.lock:
+            self.search.end_segment(ended, self.leave(ended.key))
+            more = self.search.next_segments(1)
+            self._seat(more)
+            return more
+
+
+def name_of(number: int) -> str:
+    """The name of a trial's run and folder."""
+    return f"trial-{number:03d}"
+
+
+def number_of(key: str) -> int:
+    """The number of the trial with this name."""
+    return int(key.rpartition("-")[2])
+
+
+def origin(trial: FrozenTrial) -> dict[str, Any]:
+    """Where a trial's parameters come from, and which trial it repeats, if any."""
+    known = {key: trial.user_attrs[key] for key in ("source", "retry_of", "warm") if key in trial.user_attrs}
+    return {"source": "sampler", **known}

@@ -1,0 +1,105 @@
+"""How a sweep stands, read from its study by whoever asks."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+from tunesmith.config import overrides
+from tunesmith.config.experiment import Experiment
+from tunesmith.errors import StudyError
+from tunesmith.progress import describe
+from tunesmith.sweep import control
+from tunesmith.sweep import study as studies
+from tunesmith.sweep.collection import FINISHED
+from tunesmith.sweep.lease import KEY, is_live
+
+STATES = {TrialState.COMPLETE: "done", TrialState.PRUNED: "halved", TrialState.FAIL: "failed"}
+
+
+@dataclass(frozen=True)
+class TrialStatus:
+    """One trial: `reached` is the percentage of its training at its last rung."""
+
+    number: int
+    state: str
+    reached: int
+    loss: float | None
+    params: dict[str, Any]
+    described: str
+
+
+@dataclass(frozen=True)
+class SweepStatus:
+    """A sweep: who runs it if anybody, and its trials, the furthest and best first."""
+
+    name: str
+    state: str
+    parent: str
+    trials: list[TrialStatus]
+
+
+def newest(experiment: Experiment) -> optuna.Study:
+    """The newest sweep of an experiment; raises `StudyError` if there is none."""
+    return studies.open_newest(experiment.name)
+
+
+def status(experiment: Experiment) -> SweepStatus:
+    """How the newest sweep of an experiment stands."""
+    study = newest(experiment)
+    trials = study.get_trials(deepcopy=False)
+    begun = [trial for trial in trials if trial.state != TrialState.WAITING]
+    ordered = sorted(begun, key=lambda t: (-(t.last_step or 0), _last(t) or float("inf"), t.number))
+    rows = [
+        TrialStatus(t.number, _state(t), t.last_step or 0, _last(t), dict(t.params), describe(t.params))
+        for t in ordered
+    ]
+    return SweepStatus(study.study_name, _sweep_state(study), study.user_attrs.get("parent_run", ""), rows)
+
+
+def _sweep_state(study: optuna.Study) -> str:
+    attributes = study.user_attrs
+    holder = attributes.get(KEY)
+    if holder and is_live(holder):
+        doing = attributes.get("phase", "starting")
+        return f"{doing}, by process {holder['pid']} on {holder['host']}"
+    return "finished" if attributes.get(FINISHED) else "interrupted; go on with sweep --resume"
+
+
+def _state(trial: FrozenTrial) -> str:
+    if "infeasible" in trial.user_attrs:
+        return "infeasible"
+    if trial.state == TrialState.RUNNING:
+        steps = len(trial.intermediate_values)
+        return "waiting" if steps and trial.user_attrs.get("sent") == steps else "training"
+    return STATES[trial.state]
+
+
+def _last(trial: FrozenTrial) -> float | None:
+    return studies.last_value(trial) if trial.intermediate_values else None
+
+
+def add_trial(
+    experiment: Experiment, values: Mapping[str, Any], *, clone: int | None, warm: bool
+) -> tuple[str, dict[str, Any]]:
+    """Ask a running sweep for one more trial; returns the study's name and the trial's parameters."""
+    study = newest(experiment)
+    trials = study.get_trials(deepcopy=False)
+    known = next((trial for trial in trials if trial.params), None)
+    if known is None:
+        raise StudyError(f"{study.study_name}: has not begun its first trial yet; try again in a moment")
+    fields = list(known.distributions)
+    if clone is not None and not any(t.number == clone and t.params for t in trials):
+        raise StudyError(f"--clone {clone}: no such trial in {study.study_name}")
+    start = trials[clone].params if clone is not None else {name: overrides.get(experiment, name) for name in fields}
+    for name, value in values.items():
+        if name not in fields:
+            raise StudyError(f"--set {name}: this sweep does not vary it; it varies {', '.join(fields)}")
+        inner = known.distributions[name]
+        if not inner._contains(inner.to_internal_repr(value)):
+            raise StudyError(f"--set {name}={value}: outside the range of this sweep, {inner}")
+    params = {**start, **values}
+    control.ask(study, "add", params=params, **({"warm": clone} if warm else {}))
+    return study.study_name, params

@@ -1,0 +1,112 @@
+"""One training in a slot, with its record: what the engine's steps did to it, saved together."""
+
+import contextlib
+import pathlib
+from collections.abc import Iterator, Mapping
+from typing import TypeVar
+
+from peft import PeftModel
+
+from tunesmith.config.experiment import Experiment
+from tunesmith.errors import TrainingError
+from tunesmith.train import checkpoint as checkpoints
+from tunesmith.train.recorder import Recorder
+from tunesmith.train.slots.engine import Engine
+from tunesmith.train.slots.passes import Key
+from tunesmith.train.slots.slot import Plan, StepResult
+
+RECORD = "recorder"
+
+K = TypeVar("K")
+
+
+class SlotTraining:
+    """A training that joins an engine, fresh or from its newest checkpoint, and follows its slot there.
+
+    `folder` is where its checkpoints are, of which one after step `at_most` or before is taken; None keeps none.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        key: Key,
+        experiment: Experiment,
+        recorder: Recorder,
+        *,
+        folder: pathlib.Path | None = None,
+        at_most: int | None = None,
+    ) -> None:
+        self.engine, self.key, self.recorder, self.folder = engine, key, recorder, folder
+        found = checkpoints.newest(folder, at_most=at_most) if folder and folder.is_dir() else None
+        self.slot = engine.join(key, Plan.of(experiment, recorder.data.train), found)
+        self.saved = found.step if found else -1
+        if found:
+            recorder.restore(found.record[RECORD])
+        recorder.engine = "slots"
+        recorder.begin(self.steps, step=self.step)
+
+    def begin_with(self, folder: pathlib.Path) -> None:
+        """Begin with the weights last saved in another training's folder; raises `TrainingError` if they do not fit."""
+        found = checkpoints.newest(folder) if folder.is_dir() else None
+        if found is None or found.record["layers"] != self.slot.layout.names:
+            raise TrainingError(f"{folder}: has no weights that this adapter could begin with")
+        weights = found.tensors["weights"]
+        if weights.shape != self.slot.weights.shape:
+            raise TrainingError(f"{folder}: its adapter has another rank")
+        self.slot.weights.data.copy_(weights)
+
+    @property
+    def steps(self) -> int:
+        """Optimiser steps of the whole training."""
+        return self.slot.plan.steps
+
+    @property
+    def step(self) -> int:
+        """Steps done."""
+        return self.slot.step
+
+    def take(self, result: StepResult, *, seconds: float) -> None:
+        """Write down a step that the engine has made, and the tune loss if one is due.
+
+        `seconds` is this slot's part of the step's time. Raises `TrainingError` when the step was not finite.
+        """
+        recorder = self.recorder
+        recorder.seconds += seconds
+        recorder.tokens = self.slot.tokens
+        if result.nonfinite:
+            what = f"loss {result.loss:g}, gradient norm {result.grad_norm:g}"
+            raise TrainingError(f"{what} at step {result.step + 1}; lower method.learning_rate")
+        values = {
+            "train/loss": result.loss,
+            "train/learning_rate": result.learning_rate,
+            "train/grad_norm": result.grad_norm,
+        }
+        recorder.step(values, step=result.step)
+        if result.step in recorder.marks:
+            loss = self.engine.tune_loss([self.key], recorder.data.tune)[self.key]
+            recorder.tune_loss(loss, step=result.step)
+
+    def save(self) -> None:
+        """Write a checkpoint, unless the newest one is of this very step."""
+        assert self.folder is not None  # noqa: S101 - only trainings with a folder are saved
+        if self.saved != self.step:
+            checkpoint = self.slot.checkpoint()
+            checkpoint.record[RECORD] = self.recorder.state()
+            checkpoints.save(self.folder, checkpoint)
+            self.saved = self.step
+
+    @contextlib.contextmanager
+    def attached(self) -> Iterator[PeftModel]:
+        """The base with this training's adapter attached; bare again afterwards."""
+        with self.engine.attached(self.key) as model:
+            yield model
+
+    def leave(self) -> None:
+        """Give the slot up."""
+        self.engine.leave(self.key)
+
+
+def share_of_time(results: Mapping[K, StepResult], seconds: float) -> dict[K, float]:
+    """A step's time divided among its slots by their tokens."""
+    tokens = sum(result.tokens for result in results.values())
+    return {key: seconds * result.tokens / tokens for key, result in results.items()}

@@ -1,0 +1,216 @@
+"""The worker's side of a sweep: segments that pause, share a base, are cut off and go on, bit for bit."""
+
+import pathlib
+
+import pytest
+import torch
+from tests.conftest import ROOT
+
+from tunesmith.config import Experiment, overrides
+from tunesmith.errors import DiskError
+from tunesmith.sweep.protocol import Done, Ended, Failed, Interrupted, Job, Paused, Segment, Sharing, StepMetrics, Train
+from tunesmith.sweep.segments import Segments
+from tunesmith.sweep.workbench import Workbench
+
+FUSED = Sharing(fuse=4096, most=4096, row_tokens=60)
+RUNGS = (0.25, 0.5, 1.0)
+
+
+class Ear:
+    """The coordinator's end: answers each end with the next segments given to it, stops after some steps."""
+
+    def __init__(self, *, stop_after=None, answers=()):
+        self.messages, self.stop_after, self.answers = [], stop_after, list(answers)
+
+    def send(self, message):
+        self.messages.append(message)
+
+    def stopping(self):
+        steps = [m for m in self.messages if isinstance(m, StepMetrics) and "train/loss" in m.values]
+        return self.stop_after is not None and len(steps) >= self.stop_after
+
+    def answer(self):
+        return self.answers.pop(0) if self.answers else ()
+
+    def ends(self):
+        return {m.key: m.outcome for m in self.messages if isinstance(m, Ended)}
+
+    def losses(self, key):
+        return {
+            m.step: m.values["train/loss"]
+            for m in self.messages
+            if isinstance(m, StepMetrics) and m.key == key and "train/loss" in m.values
+        }
+
+
+@pytest.fixture(scope="module")
+def experiment():
+    smoke = Experiment.from_yaml(ROOT / "experiments/smoke.yaml")
+    return overrides.apply(smoke, {"data.train_rows": 24, "method.epochs": 2})
+
+
+@pytest.fixture(scope="module")
+def bench(experiment):
+    return Workbench(experiment)
+
+
+def segment(experiment, folder, key="a", *, until=1.0, start=None, **values):
+    changed = overrides.apply(experiment, {f"method.{name}": value for name, value in values.items()})
+    job = Job(changed, "trial", str(folder / key), fractions=RUNGS, loss_rows=4, slots=True)
+    return Segment(key, job, until, start=start)
+
+
+def run(bench, segments, ear=None, sharing=FUSED):
+    ear = ear or Ear()
+    Segments(bench, Train(tuple(segments), sharing), ear).run()
+    return ear
+
+
+@pytest.fixture(scope="module")
+def three(bench, experiment, tmp_path_factory):
+    """Three different trainings side by side, never interrupted: their adapters' SHA-256."""
+    return adapters(run(bench, trio(experiment, tmp_path_factory.mktemp("whole"))))
+
+
+def trio(experiment, folder, until=1.0):
+    return [
+        segment(experiment, folder, "a", until=until, learning_rate=5e-3),
+        segment(experiment, folder, "b", until=until, learning_rate=2e-3, batch_size=8, scheduler="constant"),
+        segment(experiment, folder, "c", until=until, learning_rate=1e-3, epochs=1, weight_decay=0.1),
+    ]
+
+
+def adapters(ear):
+    ends = ear.ends()
+    assert all(isinstance(outcome, Done) for outcome in ends.values()), ends
+    return {key: outcome.trained.adapter_sha256 for key, outcome in ends.items()}
+
+
+def test_a_training_pauses_on_each_rung_and_ends_as_if_it_never_had(bench, experiment, tmp_path):
+    straight = run(bench, [segment(experiment, tmp_path / "straight")])
+    losses = {}
+    for until, fraction in ((0.25, 0.25), (0.5, 0.5)):
+        ear = run(bench, [segment(experiment, tmp_path / "paused", until=until)])
+        outcome = ear.ends()["a"]
+        assert isinstance(outcome, Paused)
+        assert (outcome.fraction, outcome.step) == (fraction, round(12 * fraction))
+        assert outcome.tokens > 0
+        losses |= ear.losses("a")
+    last = run(bench, [segment(experiment, tmp_path / "paused")])
+    assert adapters(last) == adapters(straight)
+    assert losses | last.losses("a") == straight.losses("a")
+    ours, theirs = (ear.ends()["a"].trained for ear in (last, straight))
+    assert ours.curves == theirs.curves
+    assert ours.metrics["train/tokens"] == theirs.metrics["train/tokens"]
+
+
+@pytest.mark.parametrize("stop_after", [1, 5, 17])
+def test_trainings_that_share_passes_go_on_from_one_cut_bit_for_bit(bench, experiment, tmp_path, three, stop_after):
+    cut = run(bench, trio(experiment, tmp_path), Ear(stop_after=stop_after))
+    assert isinstance(cut.messages[-1], Interrupted)
+    ended = cut.ends()
+    again = run(bench, [one for one in trio(experiment, tmp_path) if one.key not in ended])
+    assert adapters(again) | {key: outcome.trained.adapter_sha256 for key, outcome in ended.items()} == three
+
+
+def test_a_cut_that_was_not_completed_is_not_used(bench, experiment, tmp_path, three, monkeypatch):
+    """Killed while the second of three was saved: all go on from the cut before."""
+    from tunesmith.sweep import segments
+    from tunesmith.train.slots.training import SlotTraining
+
+    monkeypatch.setattr(segments, "CHECKPOINT_SECONDS", 0.0)
+    save, calls = SlotTraining.save, []
+
+    def dies(training):
+        calls.append(training.key)
+        if len(calls) == 11:
+            raise KeyboardInterrupt
+        save(training)
+
+    monkeypatch.setattr(SlotTraining, "save", dies)
+    with pytest.raises(KeyboardInterrupt):
+        run(bench, trio(experiment, tmp_path))
+    steps = {key: max(int(p.name[5:]) for p in (tmp_path / key / "checkpoints").iterdir()) for key in "abc"}
+    assert steps == {"a": 4, "b": 3, "c": 3}
+    monkeypatch.undo()
+    assert adapters(run(bench, trio(experiment, tmp_path))) == three
+
+
+def test_a_free_place_is_taken_at_once(bench, experiment, tmp_path):
+    first = [segment(experiment, tmp_path, "a", epochs=1), segment(experiment, tmp_path, "b")]
+    ear = run(bench, first, Ear(answers=[(segment(experiment, tmp_path, "c", epochs=1),)]))
+    assert list(ear.ends()) == ["a", "c", "b"] or list(ear.ends()) == ["a", "b", "c"]
+    order = [m.key for m in ear.messages if isinstance(m, StepMetrics) and "train/loss" in m.values]
+    assert order.index("c") < len(order) - order[::-1].index("b") - 1
+
+
+def test_a_training_that_diverges_fails_alone(bench, experiment, tmp_path, three):
+    both = Segments(bench, Train(tuple(trio(experiment, tmp_path)), Sharing(1, 4096, 60)), ear := Ear())
+    both.seats["b"].training.slot.weights.data.fill_(float("nan"))
+    both.run()
+    outcome = ear.ends()["b"]
+    assert isinstance(outcome, Failed)
+    assert outcome.user_error
+    assert outcome.message.endswith("at step 1; lower method.learning_rate")
+    alone = run(bench, [segment(experiment, tmp_path / "alone", "a", learning_rate=5e-3)], sharing=Sharing(1, 4096, 60))
+    assert ear.ends()["a"].trained.adapter_sha256 == adapters(alone)["a"]
+
+
+def test_a_training_begins_with_another_ones_weights(bench, experiment, tmp_path):
+    run(bench, [segment(experiment, tmp_path, "first", until=0.5)])
+    warm = run(bench, [segment(experiment, tmp_path, "warm", start=str(tmp_path / "first"))])
+    cold = run(bench, [segment(experiment, tmp_path, "cold")])
+    assert warm.losses("warm")[1] < cold.losses("cold")[1]
+    other = overrides.apply(experiment, {"adapter.rank": 2})
+    refused = run(bench, [segment(other, tmp_path, "other", start=str(tmp_path / "first"))])
+    assert "its adapter has another rank" in refused.ends()["other"].message
+
+
+def test_what_the_engine_does_not_cover_pauses_too(bench, experiment, tmp_path):
+    """Through TRL, with dropout: its random numbers go on where they were."""
+    dropout = overrides.apply(experiment, {"adapter.dropout": 0.1})
+    straight = run(bench, [segment(dropout, tmp_path / "straight")])
+    assert straight.ends()["a"].trained.engine == "trl: adapter.dropout 0.1"
+    paused = run(bench, [segment(dropout, tmp_path / "paused", until=0.5)])
+    assert isinstance(paused.ends()["a"], Paused)
+    last = run(bench, [segment(dropout, tmp_path / "paused")])
+    assert min(last.losses("a")) == 7
+    assert paused.losses("a") | last.losses("a") == pytest.approx(straight.losses("a"), rel=1e-5)
+
+
+def test_what_the_engine_does_not_cover_stops_when_told_and_goes_on(bench, experiment, tmp_path):
+    dropout = overrides.apply(experiment, {"adapter.dropout": 0.1})
+    cut = run(bench, [segment(dropout, tmp_path)], Ear(stop_after=3))
+    assert isinstance(cut.messages[-1], Interrupted)
+    last = run(bench, [segment(dropout, tmp_path)])
+    assert isinstance(last.ends()["a"], Done)
+    assert len(cut.losses("a") | last.losses("a")) == 12
+    assert min(last.losses("a")) > 1
+
+
+def test_a_full_disk_ends_the_work_and_not_the_trial(bench, experiment, tmp_path):
+    pathlib.Path(tmp_path / "a").write_text("a file where the folder should be")
+    with pytest.raises(DiskError, match="free some space and resume"):
+        run(bench, [segment(experiment, tmp_path, until=0.25)])
+    (tmp_path / "a").unlink()
+    assert isinstance(run(bench, [segment(experiment, tmp_path, until=0.25)]).ends()["a"], Paused)
+
+
+def test_memory_that_runs_out_together_may_suffice_alone(bench, experiment, tmp_path, monkeypatch):
+    from tunesmith.train.slots.engine import Engine
+
+    step = Engine.step
+
+    def scarce(engine, keys=None):
+        if len(list(keys)) > 1 or keys == ["b"]:
+            for slot in engine.slots.values():
+                slot.gradient.fill_(1.0)  # as a pass that was broken off leaves it
+            raise torch.OutOfMemoryError("no memory")
+        return step(engine, keys)
+
+    monkeypatch.setattr(Engine, "step", scarce)
+    ear = run(bench, trio(experiment, tmp_path))
+    monkeypatch.undo()
+    assert ear.ends()["b"].message.startswith("out of memory with 8 rows a step; halve method.micro_batch")
+    alone = run(bench, [segment(experiment, tmp_path / "alone", "a", learning_rate=5e-3)])
+    assert ear.ends()["a"].trained.adapter_sha256 == adapters(alone)["a"]

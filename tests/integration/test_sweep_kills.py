@@ -1,0 +1,94 @@
+"""A sweep killed at any instant ends as if nothing had happened: same trials, same adapters, nothing twice."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from tests import sweeps
+from tests.conftest import copy_project, environment
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory, request):
+    """What a sweep leaves that nobody disturbs."""
+    project = copy_project(tmp_path_factory.mktemp("whole") / "project", request.getfixturevalue("empty_store"))
+    sweeps.finish(project, sweeps.start(project))
+    return sweeps.left(project)
+
+
+@pytest.mark.parametrize("victim", ["worker", "coordinator", "both"])
+def test_a_killed_sweep_ends_as_if_nothing_had_happened(project, whole, victim):
+    assert sweeps.killed_and_resumed(project, victim, random.Random(victim), within=6) == whole
+    assert len(whole.params) == 4
+    assert len(whole.adapters) >= 2
+
+
+def test_a_worker_that_hangs_is_ended_and_its_trial_goes_on(project, whole):
+    """Stopped past its lease, then woken: what it would still say is lost with its pipe."""
+    sweep = sweeps.start(project, TUNESMITH_LEASE_SECONDS="4")
+    sweeps.wait_for(project, "trial", 1)
+    worker = sweeps.workers_of(sweep)[0]
+    worker.suspend()
+    worker.wait(timeout=30)
+    sweeps.finish(project, sweep)
+    assert "gave no sign of life for 4 s and was ended" in sweeps.log_of(project)
+    assert sweeps.left(project) == whole
+
+
+def study(project, *arguments):
+    command = [sys.executable, "-m", "tunesmith", "study", *arguments, "--experiment", "experiments/smoke.yaml"]
+    return subprocess.run(command, cwd=project, env=environment(), capture_output=True, text=True, check=False)
+
+
+def test_a_running_sweep_is_watched_extended_paused_and_stopped_from_outside(project):
+    sweep = sweeps.start(project, trials=5)
+    sweeps.wait_for(project, "trial", 1)
+    shown = study(project, "status")
+    assert f"searching, by process {sweep.pid} on" in shown.stdout
+    assert "learning_rate 0.005" in shown.stdout
+    command = [sys.executable, "-m", "tunesmith", "sweep", *sweeps.SMOKE, "--resume"]
+    second = subprocess.run(command, cwd=project, env=environment(), capture_output=True, text=True, check=False)
+    assert second.returncode == 2
+    assert f"is run by process {sweep.pid} on" in second.stderr
+    assert study(project, "pause").returncode == 0
+    refused = study(project, "add-trial", "--set", "method.learning_rate=0.9")
+    assert "method.learning_rate=0.9: outside the range of this sweep" in refused.stderr
+    added = study(project, "add-trial", "--set", "method.learning_rate=0.003", "--clone", "0", "--warm")
+    assert "will try method.learning_rate=0.003" in added.stdout
+    time.sleep(3)
+    before = len(sweeps.runs_of(project, "trial"))
+    time.sleep(2)
+    assert len(sweeps.runs_of(project, "trial")) == before
+    assert study(project, "resume").returncode == 0
+    sweeps.wait_for(project, "trial", before + 1)
+    assert study(project, "stop").returncode == 0
+    assert sweep.wait(timeout=40) == 1
+    assert "the sweep was stopped; go on with the same command and --resume" in sweeps.log_of(project)
+    assert {run.info.status for run in sweeps.runs_of(project, "trial")} <= {"FINISHED", "KILLED"}
+    assert "interrupted; go on with sweep --resume" in study(project, "status").stdout
+    assert "no process runs this sweep" in study(project, "stop").stderr
+    sweeps.finish(project, sweeps.start(project, "--resume", trials=5))
+    assert len(sweeps.left(project).params) == 6
+    assert "finished" in study(project, "status").stdout
+    warm = [run for run in sweeps.runs_of(project, "trial") if run.data.tags["tunesmith.source"] == "added"]
+    assert [run.data.params["method.learning_rate"] for run in warm] == ["0.003"]
+    assert warm[0].data.tags["tunesmith.warm"] == "0"
+
+
+def test_sigterm_saves_what_was_trained_and_closes_every_run(project):
+    sweep = sweeps.start(project)
+    sweeps.wait_for(project, "trial", 2)
+    sweep.send_signal(signal.SIGTERM)
+    assert sweep.wait(timeout=40) == 143
+    log = sweeps.log_of(project)
+    assert log.strip().endswith("go on with the same command and --resume (mlflow run: -P resume=yes)")
+    assert "Traceback" not in log
+    for kind in ("sweep", "base", "trial"):
+        assert {run.info.status for run in sweeps.runs_of(project, kind)} <= {"FINISHED", "KILLED"}
+    assert sweeps.runs_of(project, "sweep")[0].info.status == "KILLED"
+    with pytest.raises(ProcessLookupError):
+        os.killpg(sweep.pid, 0)

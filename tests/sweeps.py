@@ -1,0 +1,120 @@
+"""Sweeps of the tiny model in processes of their own: started, watched, killed, and what they left."""
+
+import os
+import pathlib
+import random
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+
+import optuna
+import psutil
+from mlflow import MlflowClient
+from mlflow.entities import Run
+
+from tests.conftest import environment
+
+SMOKE = ("experiments/smoke.yaml", "--space", "search_spaces/smoke.yaml", "--policy", "registry/smoke.yaml")
+
+
+def start(project: pathlib.Path, *arguments: str, trials: int = 4, **env: str) -> subprocess.Popen[str]:
+    """Start `tunesmith sweep` in a process group of its own, with one worker unless told otherwise."""
+    command = [sys.executable, "-m", "tunesmith", "sweep", *SMOKE, "--trials", str(trials), *arguments]
+    variables = environment(**{"TUNESMITH_CPU_WORKERS": "1", **env})
+    log = (project / "sweep.log").open("a")
+    return subprocess.Popen(command, cwd=project, env=variables, stderr=log, text=True, start_new_session=True)
+
+
+def log_of(project: pathlib.Path) -> str:
+    """What all sweeps of a project have printed."""
+    return (project / "sweep.log").read_text()
+
+
+def finish(project: pathlib.Path, sweep: subprocess.Popen[str], seconds: float = 240) -> None:
+    """Wait until a sweep has ended well."""
+    assert sweep.wait(timeout=seconds) == 0, log_of(project)[-3000:]
+
+
+def runs_of(project: pathlib.Path, kind: str) -> list[Run]:
+    """The runs of a kind, oldest first."""
+    client = MlflowClient(f"sqlite:///{project / 'mlflow.db'}")
+    ids = [experiment.experiment_id for experiment in client.search_experiments()]
+    return client.search_runs(ids, f"tags.`tunesmith.kind` = '{kind}'", order_by=["attributes.start_time"])
+
+
+def wait_for(project: pathlib.Path, kind: str, count: int, seconds: float = 90) -> None:
+    """Until so many runs of a kind exist."""
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        if len(runs_of(project, kind)) >= count:
+            return
+        time.sleep(0.05)
+    raise AssertionError(f"no {count} runs of kind {kind} within {seconds} s: {log_of(project)[-2000:]}")
+
+
+def workers_of(sweep: subprocess.Popen[str]) -> list[psutil.Process]:
+    """The worker processes of a sweep."""
+    children = psutil.Process(sweep.pid).children(recursive=True)
+    return [child for child in children if "spawn_main" in " ".join(child.cmdline())]
+
+
+@dataclass(frozen=True)
+class Left:
+    """What a finished sweep left: parameters by trial, and the adapters of all trainings that came to their end."""
+
+    params: dict[str, dict[str, str]]
+    adapters: dict[str, str]
+
+
+def left(project: pathlib.Path) -> Left:
+    """Check that nothing is lost, doubled or open, and give what a sweep left."""
+    study = newest_study(project)
+    trials = study.get_trials()
+    assert [trial.number for trial in trials] == list(range(len(trials)))
+    assert {trial.state.name for trial in trials} <= {"COMPLETE", "PRUNED"}
+    runs = [run for kind in ("trial", "confirmation", "base", "holdout", "sweep") for run in runs_of(project, kind)]
+    assert {run.info.status for run in runs} <= {"FINISHED", "KILLED"}
+    own = runs_of(project, "trial")
+    assert sorted(run.data.tags["tunesmith.trial"] for run in own) == [str(trial.number) for trial in trials]
+    trained = [run for run in (*own, *runs_of(project, "confirmation")) if run.info.status == "FINISHED"]
+    names = [run.info.run_name for run in trained]
+    assert len(set(names)) == len(names)
+    adapters = {run.info.run_name: run.data.tags["tunesmith.adapter_sha256"] for run in trained}
+    return Left({run.info.run_name: dict(run.data.params) for run in own}, adapters)
+
+
+def newest_study(project: pathlib.Path) -> optuna.Study:
+    """The study of the newest sweep."""
+    storage = f"sqlite:///{project / 'optuna.db'}"
+    names = optuna.get_all_study_summaries(storage)
+    newest = max(names, key=lambda summary: summary.user_attrs["created"])
+    return optuna.load_study(study_name=newest.study_name, storage=storage)
+
+
+def kill(sweep: subprocess.Popen[str], victim: str) -> None:
+    """Kill the workers, the coordinator (its workers notice and end), or all at once."""
+    workers = workers_of(sweep)
+    if victim == "worker":
+        for worker in workers:
+            worker.kill()
+    elif victim == "coordinator":
+        sweep.kill()
+        sweep.wait()
+    else:
+        os.killpg(sweep.pid, signal.SIGKILL)
+        sweep.wait()
+
+
+def killed_and_resumed(project: pathlib.Path, victim: str, rng: random.Random, *, within: float) -> Left:
+    """A sweep that is killed at a random instant after its first trial began, resumed if need be, and finished."""
+    sweep = start(project)
+    wait_for(project, "trial", 1)
+    time.sleep(rng.uniform(0, within))
+    if sweep.poll() is None:
+        kill(sweep, victim)
+    if victim != "worker":
+        sweep = start(project, "--resume")
+    finish(project, sweep)
+    return left(project)
