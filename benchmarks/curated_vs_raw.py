@@ -45,7 +45,7 @@ RIVAL = "raw, 1 epoch"
 class Silent:
     """Hears how a training goes and says nothing."""
 
-    def begin(self, steps: int) -> None:
+    def begin(self, steps: int, *, step: int = 0) -> None:
         """A training begins."""
 
     def metrics(self, values: dict[str, float], *, step: int) -> None:
@@ -87,7 +87,7 @@ def train(
 ) -> tuple[Scores, dict[str, float]]:
     """Train one adapter and score it on bench."""
     values = {"seed": seed, "method.epochs": epochs, "data.train_rows": rows}
-    job = Job(overrides.apply(bench.experiment, values), "bench", str(folder))
+    job = Job(overrides.apply(bench.experiment, values), "bench", str(folder), slots=True)
     done = bench.execute(job, Silent())
     if done.trained is None:
         raise RuntimeError("nothing was trained")

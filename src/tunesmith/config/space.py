@@ -117,8 +117,9 @@ class Coarse(Section):
 class Sampler(Section):
     """What proposes trials after the grid."""
 
-    kind: Literal["tpe", "random"] = "tpe"
-    """`tpe`: tree-structured Parzen estimator (Bergstra et al., 2011)."""
+    kind: Literal["tpe", "gp", "cmaes", "random"] = "tpe"
+    """`tpe`: tree-structured Parzen estimator (Bergstra et al., 2011); `gp`: Gaussian process; `cmaes`: CMA-ES
+    (Hansen and Ostermeier, 2001), which draws categorical fields at random."""
 
 
 class Halving(Section):

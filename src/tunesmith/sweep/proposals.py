@@ -15,6 +15,8 @@ from optuna.trial import FrozenTrial, TrialState
 
 from tunesmith.config.space import Choices, FloatRange, IntRange, SearchSpace
 
+SEEN = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING)
+
 
 def distribution(bounds: FloatRange | IntRange | Choices) -> BaseDistribution:
     """A range of the search space in Optuna's terms."""
@@ -41,18 +43,17 @@ def grid(space: SearchSpace) -> list[dict[str, Any]]:
 def propose(trials: Sequence[FrozenTrial], space: SearchSpace, *, seed: int) -> dict[str, Any]:
     """Parameters of the next trial.
 
-    The sampler sees trials that wait on a rung as pruned there: by what they reached, although they may go
+    TPE sees trials that wait on a rung as pruned there: by what they reached, although they may go
     on. Trials in training without a value yet count as poor ones, so that the next is not the same again
     (the constant liar). Parameters that made a training fail count as the worst.
     """
     known = optuna.create_study(sampler=sampler(space, seed=seed), direction="minimize")
-    for trial in trials:
-        if trial.state in {TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING}:
-            known.add_trial(_as_seen(trial))
+    seen = [trial for trial in trials if trial.state in SEEN]
+    known.add_trials(_at_first_rung(seen) if space.sampler.kind in {"gp", "cmaes"} else map(_where_it_stands, seen))
     return dict(known.ask(distributions(space)).params)
 
 
-def _as_seen(trial: FrozenTrial) -> FrozenTrial:
+def _where_it_stands(trial: FrozenTrial) -> FrozenTrial:
     waits = trial.state == TrialState.RUNNING and trial.intermediate_values
     return optuna.trial.create_trial(
         state=TrialState.PRUNED if waits else trial.state,
@@ -63,9 +64,36 @@ def _as_seen(trial: FrozenTrial) -> FrozenTrial:
     )
 
 
+def _at_first_rung(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+    """Every trial complete with its first rung's loss, for samplers that read complete ones alone.
+
+    One that has none yet, or whose training failed, counts as the worst so far.
+    """
+    losses = [first_loss(trial) for trial in trials]
+    worst = max((loss for loss in losses if loss is not None), default=None)
+    values = [worst if loss is None else loss for loss in losses]
+    return [
+        optuna.trial.create_trial(value=value, params=trial.params, distributions=trial.distributions)
+        for trial, value in zip(trials, values, strict=True)
+        if value is not None
+    ]
+
+
+def first_loss(trial: FrozenTrial) -> float | None:
+    """The tune loss at a trial's first rung."""
+    values = trial.intermediate_values
+    return values[min(values)] if values else None
+
+
 def sampler(space: SearchSpace, *, seed: int) -> optuna.samplers.BaseSampler:
     """The sampler that the space names."""
     startup = max(2, len(grid(space)))
-    if space.sampler.kind == "random":
-        return optuna.samplers.RandomSampler(seed=seed)
-    return optuna.samplers.TPESampler(seed=seed, n_startup_trials=startup, constant_liar=True)
+    match space.sampler.kind:
+        case "random":
+            return optuna.samplers.RandomSampler(seed=seed)
+        case "gp":
+            return optuna.samplers.GPSampler(seed=seed, n_startup_trials=startup)
+        case "cmaes":
+            return optuna.samplers.CmaEsSampler(seed=seed, n_startup_trials=startup, warn_independent_sampling=False)
+        case "tpe":
+            return optuna.samplers.TPESampler(seed=seed, n_startup_trials=startup, constant_liar=True)
