@@ -113,6 +113,8 @@ class TrainedRun:
     overfit: bool
     engine: str = "trl"
     """`slots`, or `trl` with the reason why the slots engine did not do it, if it was asked to."""
+    fingerprints: Mapping[int, str] = field(default_factory=dict)
+    """SHA-256 of the weights after some of the steps, from the slots engine."""
 
 
 class Decision(enum.StrEnum):

@@ -59,10 +59,12 @@ class Follower:
 
 
 def log_training(run: Run, trained: TrainedRun) -> None:
-    """Log the summary of a training."""
+    """Log the summary of a training, and the SHA-256 of its weights every few steps, by which replays are compared."""
     run.metrics({name: value for name, value in trained.metrics.items() if name not in trained.curves})
     overfit = str(trained.overfit).lower()
     run.tags({"overfit": overfit, "adapter_sha256": trained.adapter_sha256, "engine": trained.engine})
+    if trained.fingerprints:
+        run.json(dict(trained.fingerprints), "fingerprints.json")
 
 
 def log_scores(run: Run, scores: Scores) -> None:

@@ -47,6 +47,7 @@ class Recorder:
         self.engine = ""
         self.curves: dict[str, list[tuple[int, float]]] = {}
         self.marks: dict[int, float] = {}
+        self.fingerprints: dict[int, str] = {}
         self.tokens = 0
         self.seconds = 0.0
         self.began = 0.0
@@ -58,11 +59,13 @@ class Recorder:
 
     def state(self) -> dict[str, Any]:
         """What another recorder needs to go on from here, as plain values."""
-        return {"curves": self.curves, "tokens": self.tokens, "seconds": self.seconds}
+        spent = {"tokens": self.tokens, "seconds": self.seconds}
+        return {"curves": self.curves, "fingerprints": list(self.fingerprints.items()), **spent}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go on from the `state` of another recorder of the same training."""
         self.curves = {name: [(int(step), value) for step, value in points] for name, points in state["curves"].items()}
+        self.fingerprints = {int(step): digest for step, digest in state["fingerprints"]}
         self.tokens, self.seconds = int(state["tokens"]), float(state["seconds"])
 
     def start_clock(self) -> None:
@@ -110,6 +113,7 @@ class Recorder:
             curves={name: tuple(points) for name, points in self.curves.items()},
             overfit=overfits(self.curves["train/loss"], self.curves["tune/loss"]),
             engine=self.engine,
+            fingerprints=dict(self.fingerprints),
         )
 
 

@@ -16,6 +16,7 @@ from tunesmith.train.slots.passes import Key
 from tunesmith.train.slots.slot import Plan, StepResult
 
 RECORD = "recorder"
+FINGERPRINT_STEPS = 10
 
 K = TypeVar("K")
 
@@ -82,6 +83,8 @@ class SlotTraining:
             "train/grad_norm": result.grad_norm,
         }
         recorder.step(values, step=result.step)
+        if result.step % FINGERPRINT_STEPS == 0 or result.step == self.steps:
+            recorder.fingerprints[result.step] = self.slot.fingerprint()
         if result.step in recorder.marks:
             loss = self.engine.tune_loss([self.key], recorder.data.tune)[self.key]
             recorder.tune_loss(loss, step=result.step)
