@@ -166,11 +166,11 @@ def _sweep(
             coordinator.enter("scoring on the holdout")
             promotion.note_holdout_use(policy, experiment, run_id)
             base, scores = score_holdout(coordinator, run_id, report)
-            finish(coordinator)
         log_winner(parent, study, winner, scores)
         version = promotion.register(experiment, policy, run_id, scores)
         verdict = promotion.judge(policy, run_id)
         page.publish(policy, versions.get(policy.model, version), verdict)
+        finish(coordinator)
     return SweepOutcome(parent.id, winner, run_id, version, base, scores, verdict)
 
 

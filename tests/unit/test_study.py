@@ -101,6 +101,17 @@ def test_a_trial_that_was_asked_but_not_sent_is_not_forgotten(experiment, space)
     assert studies.load(experiment, space, prints={"data": "d"}).recover() == [asked.number]
 
 
+def test_a_trial_cut_off_while_it_was_asked_for_gets_all_its_parameters(experiment, space):
+    sweep = make(experiment, space)
+    sweep.study.ask()  # out of the queue, and no parameter set yet
+    assert sweep.trials()[0].params == {}
+    again = studies.load(experiment, space, prints={"data": "d"})
+    assert again.recover() == [0]
+    expected = {"method.learning_rate": 5e-3, "method.batch_size": 4, "method.epochs": 1}
+    assert again.trials()[0].params == expected
+    assert again.ask().params["method.learning_rate"] == 1e-4
+
+
 def test_a_trial_cut_off_between_its_last_report_and_its_end_is_not_forgotten(experiment, space):
     sweep = make(experiment, space)
     number = sweep.ask().number

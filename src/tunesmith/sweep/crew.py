@@ -62,6 +62,8 @@ class Crew:
             try:
                 for lane in as_completed(lanes):
                     lane.result()
+                if self.stopping:
+                    raise Killed("the sweep was stopped")
             except BaseException:
                 self.stop()
                 raise

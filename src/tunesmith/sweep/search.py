@@ -47,6 +47,7 @@ class Search:
         self.began = time.monotonic()
         self.waiting = self.study.recover()
         self.running: set[int] = set()
+        self.runs: dict[int, Run] = {}
         self.preparing: list[Task] = []
 
     def run(self) -> None:
@@ -76,7 +77,8 @@ class Search:
         seats = self._seats(sharing)
         if seats > 1:
             return f"{seats} trials train side by side on one base: they share passes of up to {sharing.fuse} tokens"
-        return "each worker trains one trial at a time: sharing passes does not pay at this length of rows"
+        why = ": sharing passes does not pay at this length of rows" if sharing.ratios else ""
+        return f"each worker trains one trial at a time{why}"
 
     def _seats(self, sharing: Sharing) -> int:
         bounds = self.space.params.get("method.batch_size")
@@ -152,9 +154,13 @@ class Search:
 
     def run_of(self, trial: FrozenTrial) -> Run:
         """The trial's run: the one it has, taken up again, or a new one."""
+        if trial.number in self.runs:
+            return self.runs[trial.number]
         known = trial.user_attrs.get("run_id")
-        if known:
-            return runs.take_up(known)
+        run = self.runs[trial.number] = runs.take_up(known) if known else self._new_run(trial)
+        return run
+
+    def _new_run(self, trial: FrozenTrial) -> Run:
         experiment = overrides.apply(self.coordinator.experiment, trial.params)
         tags = {"command": run_command(experiment), "trial": trial.number, **origin(trial)}
         run = self.coordinator.child(name_of(trial.number), kind="trial", tags=tags)

@@ -124,8 +124,13 @@ class SweepStudy:
     def recover(self) -> list[int]:
         """After an interruption: the trials that were in training, in the order they were sent.
 
-        Trials that failed are queued once more each.
+        Trials that failed are queued once more each. One that was cut off while it was asked for gets the rest
+        of its parameters.
         """
+        for trial in self.trials(TrialState.RUNNING):
+            for name, bounds in proposals.distributions(self.space).items():
+                if name not in trial.params:
+                    self.handle(trial.number)._suggest(name, bounds)  # what `ask` does with a queued trial
         trials = self.trials()
         retried = {trial.user_attrs.get("retry_of") for trial in trials}
         for trial in trials:

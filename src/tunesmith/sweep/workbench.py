@@ -25,7 +25,7 @@ from tunesmith.train.recorder import Recorder, Reporter, TrainingData
 from tunesmith.train.run import save_adapter, trained_adapter
 from tunesmith.train.slots.calibrate import calibrate
 from tunesmith.train.slots.coverage import covers
-from tunesmith.train.slots.engine import Engine
+from tunesmith.train.slots.engine import DEFAULT_LIMITS, Engine
 
 MEMORY_SHARE = 0.25  # of what is free when a worker has loaded its base, for the activations of a pass
 
@@ -107,7 +107,8 @@ class Workbench:
             "slots.json", key, lambda: asdict(calibrate(Engine(self.base), rows, memory_mb=memory))
         )
         limits, ratios = found["limits"], {int(size): ratio for size, ratio in found["ratios"].items()}
-        return Sharing(limits["fuse"], limits["most"], row_tokens, ratios)
+        most = min(limits["most"], DEFAULT_LIMITS.most)  # as in a training that nobody shares, so that bits agree
+        return Sharing(min(limits["fuse"], most), most, row_tokens, ratios)
 
     def _score(self, model: PreTrainedModel, items: Items) -> Scores:
         split = "tune" if items in {"trial", "confirmation"} else items

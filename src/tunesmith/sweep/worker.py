@@ -99,10 +99,7 @@ def serve(pipe: Connection, experiment: Experiment, seat: Seat, log: str) -> Non
             return
         line.send(bench.ready())
         while (order := pipe.recv()) is not None:
-            if not isinstance(order, Stop):
-                _follow(bench, order, line)
-            else:
-                line.send(Interrupted())
+            _follow(bench, order, line)
 
 
 def _load(experiment: Experiment, seat: Seat) -> "Workbench":
@@ -112,6 +109,7 @@ def _load(experiment: Experiment, seat: Seat) -> "Workbench":
 
 
 def _follow(bench: "Workbench", order: Order, line: Line) -> None:
+    """Do what is asked; a stop finds nothing to do here, and a `Join` came too late."""
     from tunesmith.sweep.segments import Segments
 
     try:
