@@ -77,7 +77,8 @@ def left(project: pathlib.Path) -> Left:
     runs = [run for kind in ("trial", "confirmation", "base", "holdout", "sweep") for run in runs_of(project, kind)]
     assert {run.info.status for run in runs} <= {"FINISHED", "KILLED"}
     own = runs_of(project, "trial")
-    assert sorted(run.data.tags["tunesmith.trial"] for run in own) == [str(trial.number) for trial in trials]
+    numbers = sorted(int(run.data.tags["tunesmith.trial"]) for run in own)
+    assert numbers == [trial.number for trial in trials]
     trained = [run for run in (*own, *runs_of(project, "confirmation")) if run.info.status == "FINISHED"]
     names = [run.info.run_name for run in trained]
     assert len(set(names)) == len(names)

@@ -1,5 +1,7 @@
 """The study: exact budgets, deterministic proposals, nothing lost or doubled by an interruption."""
 
+import math
+
 import optuna
 import pytest
 from optuna.trial import TrialState
@@ -192,17 +194,20 @@ def test_proposals_learn_from_trials_that_wait(experiment, space, kind):
 
     def proposal(better, name):
         sweep = make(experiment, space, name)
-        for _ in range(8):
+        for rate in (1e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 5e-2, 2e-5, 4e-2, 5e-4, 2e-3, 2e-2):
+            sweep.add({"method.learning_rate": rate, "method.batch_size": 4, "method.epochs": 1})
+        for _ in range(14):  # two are the grid's
             number = sweep.ask().number
             rate = sweep.trials()[number].params["method.learning_rate"]
-            sweep.report(number, abs(rate - better), fraction=0.2)
+            sweep.report(number, abs(math.log(rate / better)), fraction=0.2)
         trials = sweep.trials()
         assert {trial.state for trial in trials} == {TrialState.RUNNING}
-        return [proposals.propose(trials, space, seed=seed)["method.learning_rate"] for seed in range(8)]
+        twice = [[proposals.propose(trials, space, seed=seed) for seed in range(6)] for _ in range(2)]
+        assert twice[0] == twice[1]
+        return sorted(params["method.learning_rate"] for params in twice[0])
 
-    high, low = proposal(0.05, "high"), proposal(1e-5, "low")
-    assert high == proposal(0.05, "again")
-    assert sorted(high)[4] > 3 * sorted(low)[4]
+    high, low = proposal(5e-2, "high"), proposal(1e-5, "low")
+    assert high[3] > 5 * low[3]
 
 
 def test_parameters_that_made_a_training_fail_count_as_poor(experiment, space):

@@ -65,6 +65,7 @@ class Coordinator:
             self.crew.stop()
         else:
             self.paused = request["kind"] == "pause"
+            self.study.study.set_user_attr("paused", self.paused)
             self.progress.note("pausing, asked to by tunesmith study pause" if self.paused else "going on")
             if self.paused:
                 self.crew.interrupt()

@@ -15,6 +15,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from tunesmith.config.space import Choices, FloatRange, IntRange, SearchSpace
 
+WARM_START = 10  # trials that a warm start needs: it learns from the best tenth
 SEEN = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING)
 
 
@@ -47,9 +48,10 @@ def propose(trials: Sequence[FrozenTrial], space: SearchSpace, *, seed: int) -> 
     on. Trials in training without a value yet count as poor ones, so that the next is not the same again
     (the constant liar). Parameters that made a training fail count as the worst.
     """
-    known = optuna.create_study(sampler=sampler(space, seed=seed), direction="minimize")
-    seen = [trial for trial in trials if trial.state in SEEN]
-    known.add_trials(_at_first_rung(seen) if space.sampler.kind in {"gp", "cmaes"} else map(_where_it_stands, seen))
+    began = [trial for trial in trials if trial.state in SEEN]
+    seen = _at_first_rung(began) if space.sampler.kind in {"gp", "cmaes"} else list(map(_where_it_stands, began))
+    known = optuna.create_study(sampler=sampler(space, seen, seed=seed), direction="minimize")
+    known.add_trials(seen)
     return dict(known.ask(distributions(space)).params)
 
 
@@ -79,14 +81,25 @@ def _at_first_rung(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
     ]
 
 
+def _numbers_of(trial: FrozenTrial) -> FrozenTrial:
+    """A complete trial without its categorical parameters."""
+    kept = {n: d for n, d in trial.distributions.items() if not isinstance(d, CategoricalDistribution)}
+    params = {name: trial.params[name] for name in kept}
+    return optuna.trial.create_trial(value=trial.value, params=params, distributions=kept)
+
+
 def first_loss(trial: FrozenTrial) -> float | None:
     """The tune loss at a trial's first rung."""
     values = trial.intermediate_values
     return values[min(values)] if values else None
 
 
-def sampler(space: SearchSpace, *, seed: int) -> optuna.samplers.BaseSampler:
-    """The sampler that the space names."""
+def sampler(space: SearchSpace, seen: list[FrozenTrial], *, seed: int) -> optuna.samplers.BaseSampler:
+    """The sampler that the space names.
+
+    CMA-ES keeps no state between proposals here: each is drawn from the distribution that a warm start on
+    the trials so far gives (Nomura et al., 2021).
+    """
     startup = max(2, len(grid(space)))
     match space.sampler.kind:
         case "random":
@@ -94,6 +107,10 @@ def sampler(space: SearchSpace, *, seed: int) -> optuna.samplers.BaseSampler:
         case "gp":
             return optuna.samplers.GPSampler(seed=seed, n_startup_trials=startup)
         case "cmaes":
-            return optuna.samplers.CmaEsSampler(seed=seed, n_startup_trials=startup, warn_independent_sampling=False)
+            startup = max(startup, WARM_START)
+            source = list(map(_numbers_of, seen)) if len(seen) >= startup else None
+            return optuna.samplers.CmaEsSampler(
+                seed=seed, n_startup_trials=startup, warn_independent_sampling=False, source_trials=source
+            )
         case "tpe":
             return optuna.samplers.TPESampler(seed=seed, n_startup_trials=startup, constant_liar=True)

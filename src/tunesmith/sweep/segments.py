@@ -223,15 +223,13 @@ class Segments:
         experiment = segment.job.experiment
         recorder.engine = f"trl: {covers(self.bench.base, experiment)}"
         training = TrlTraining(self.bench.base, self.bench.tokenizer, experiment, recorder, checkpoints_of(segment))
-        reached = 0
 
         def stop(step: int) -> bool:
-            nonlocal reached
-            reached = step
             return step >= _last_step(recorder, segment) or self.channel.stopping()
 
         try:
             with training.run(stop) as model:
+                reached = recorder.curves["train/loss"][-1][0]
                 if reached == max(recorder.marks):
                     return self.bench.finish(model, segment.job, recorder)
                 return paused(recorder, reached) if reached >= _last_step(recorder, segment) else None

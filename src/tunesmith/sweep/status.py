@@ -63,7 +63,7 @@ def _sweep_state(study: optuna.Study) -> str:
     attributes = study.user_attrs
     holder = attributes.get(KEY)
     if holder and is_live(holder):
-        doing = attributes.get("phase", "starting")
+        doing = "paused" if attributes.get("paused") else attributes.get("phase", "starting")
         return f"{doing}, by process {holder['pid']} on {holder['host']}"
     return "finished" if attributes.get(FINISHED) else "interrupted; go on with sweep --resume"
 

@@ -220,7 +220,7 @@ def rungs(space: SearchSpace) -> tuple[float, ...]:
         fraction = space.halving.first_rung
         while fraction < 1:
             fractions.append(fraction)
-            fraction *= space.halving.reduction
+            fraction = round(fraction * space.halving.reduction, 9)
     return (*fractions, 1.0)
 
 
