@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import re
 import signal
 import subprocess
 import sys
@@ -70,10 +71,8 @@ def test_every_status_is_true(client):
         assert run.info.status == run.data.tags["tunesmith.status"] in {"FINISHED", "KILLED"}
     trials = runs_by_kind(client)["trial"]
     assert [run.info.status for run in trials].count("FINISHED") == 1
-    halved = [run for run in trials if run.info.status == "KILLED"]
-    assert {run.data.tags["tunesmith.reason"] for run in halved} == {
-        "halved: others were better after 20% of the steps"
-    }
+    reasons = {run.data.tags["tunesmith.reason"] for run in trials if run.info.status == "KILLED"}
+    assert all(re.fullmatch(r"halved: others were better after [26]0% of the steps", reason) for reason in reasons)
 
 
 def test_trials_log_params_curves_scores_and_the_command_that_repeats_them(client):
