@@ -137,11 +137,12 @@ class Rung:
 class Paused:
     """A segment reached its end, which was not the end of the training; the checkpoint is on disk.
 
-    `tokens` and `seconds` count the whole training so far.
+    `tokens` and `seconds` count the whole training so far; it will have taken `steps` steps at its end.
     """
 
     fraction: float
     step: int
+    steps: int
     tune_loss: float
     tokens: int
     seconds: float

@@ -20,6 +20,7 @@ from tunesmith.tracking.command import run_command
 from tunesmith.tracking.runs import Killed, Run
 
 WAIT_SECONDS = 0.5
+WALL_SECONDS = "search_seconds"
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,8 @@ class Search:
                     runs.attach(trial.user_attrs["run_id"]).finish("KILLED", reason="the sweep was stopped")
             raise
         self._close()
+        known = self.study.study.user_attrs.get(WALL_SECONDS, 0.0)
+        self.study.study.set_user_attr(WALL_SECONDS, known + time.monotonic() - self.began)
 
     def _calibrate(self, worker: LocalWorker) -> None:
         sharing = worker.calibrate(self.coordinator.experiment)
@@ -212,7 +215,7 @@ class Search:
         outcome = ended.outcome
         if isinstance(outcome, Paused):
             self.study.report(number, outcome.tune_loss, fraction=outcome.fraction)
-            self.study.remember(number, deaths=0, tokens=outcome.tokens, seconds=outcome.seconds, steps=outcome.step)
+            self.study.remember(number, deaths=0, tokens=outcome.tokens, seconds=outcome.seconds, steps=outcome.steps)
             self.progress.note(f"{line} {outcome.fraction:.0%} tune/loss {outcome.tune_loss:.3f}")
         elif isinstance(outcome, Done):
             self._complete(number, outcome, run, line)
@@ -229,7 +232,8 @@ class Search:
         metrics, primary = done.trained.metrics, self.coordinator.experiment.evaluation.primary
         loss = metrics["tune/loss"]
         self.study.report(number, loss, fraction=1.0)
-        spent = {"tokens": metrics["train/tokens"], "seconds": metrics["train/seconds"]}
+        steps = done.trained.curves["train/loss"][-1][0]
+        spent = {"tokens": metrics["train/tokens"], "seconds": metrics["train/seconds"], "steps": steps}
         self.study.remember(number, **spent, primary=done.scores.metrics[primary])
         log_training(run, done.trained)
         log_scores(run, done.scores)

@@ -263,7 +263,7 @@ def _last_step(recorder: Recorder, segment: Segment) -> int:
 def paused(recorder: Recorder, step: int) -> Paused:
     """The record of a training that stopped at a mark."""
     loss = recorder.curves["tune/loss"][-1][1]
-    return Paused(recorder.marks[step], step, loss, recorder.tokens, recorder.seconds)
+    return Paused(recorder.marks[step], step, max(recorder.marks), loss, recorder.tokens, recorder.seconds)
 
 
 def failure(error: Exception) -> Failed:
