@@ -24,12 +24,12 @@ from tunesmith.registry import evidence, page, versions
 from tunesmith.sweep import collection, plots
 from tunesmith.sweep import study as studies
 from tunesmith.sweep.confirmation import Candidate, confirm
-from tunesmith.sweep.coordinator import Coordinator
+from tunesmith.sweep.coordinator import Coordinator, name_of
 from tunesmith.sweep.crew import persistent
 from tunesmith.sweep.executors import LocalWorker
 from tunesmith.sweep.following import log_scores, log_training
 from tunesmith.sweep.protocol import Items, Job
-from tunesmith.sweep.search import Budget, Search, name_of
+from tunesmith.sweep.search import Budget, Search
 from tunesmith.sweep.study import SweepStudy
 from tunesmith.tracking import runs, store
 from tunesmith.tracking.command import relative_to_project, run_command

@@ -1,19 +1,32 @@
 """What a person sees while work goes on, on stderr: lines that stay, and bars where there is a terminal."""
 
 import contextlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, TypeVar
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.progress import Progress as Bars
+from rich.progress import Progress as RichProgress
+from rich.table import Table
 
 from tunesmith.config.overrides import short_name
 
 T = TypeVar("T")
 
 ROWS_PER_UPDATE = 1_000
+
+
+class Bars(RichProgress):
+    """Bars, below a table if there is one."""
+
+    table: Table | None = None
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        """What is drawn."""
+        if self.table is not None:
+            yield self.table
+        yield self.make_tasks_table(self.tasks)
 
 
 class Bar:
@@ -58,6 +71,17 @@ class Progress:
     def note(self, text: str) -> None:
         """Print a line that stays."""
         self.console.print(text, markup=False)
+
+    def table(self, title: str, heads: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+        """Show a table above the bars, in place of the one before; seen on a terminal only."""
+        shown = Table(*heads, title=title, title_justify="left", box=None, pad_edge=False)
+        for row in rows:
+            shown.add_row(*row)
+        self.bars.table = shown
+
+    def end_table(self) -> None:
+        """Take the table away."""
+        self.bars.table = None
 
     @contextlib.contextmanager
     def job(self, label: str) -> Iterator[Bar]:

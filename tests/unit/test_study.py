@@ -1,16 +1,20 @@
 """The study: exact budgets, deterministic proposals, nothing lost or doubled by an interruption."""
 
+import io
 import math
 
 import optuna
 import pytest
 from optuna.trial import TrialState
+from rich.console import Console
 
 from tunesmith.config import Experiment, SearchSpace, overrides
 from tunesmith.config.space import Sampler
 from tunesmith.errors import StudyError
+from tunesmith.progress import Progress
 from tunesmith.sweep import plots, proposals
 from tunesmith.sweep import study as studies
+from tunesmith.sweep.board import HEADS, SHOWN, board
 
 
 @pytest.fixture
@@ -242,3 +246,21 @@ def test_the_plots_hold_every_trial_and_need_no_network(experiment, space):
     assert all(name in page for name in plots.PLOTS)
     assert 'src="http' not in page
     assert sum(plots.importances(sweep).values()) == pytest.approx(1.0)
+
+
+def test_the_board_shows_the_best_trials_and_what_is_left(experiment, space):
+    sweep = make(experiment, space)
+    run(sweep, 9, most=10)
+    number = sweep.ranking()[1].number
+    sweep.remember(number, tokens=500, seconds=10.0)
+    shown = board(sweep.ranking(), studies.ladder(space), trials=9, begun=sweep.begun(), seconds=60.0)
+    assert shown.title == f"{sweep.begun()} of 9 trials begun, about 18 s of search left"
+    assert [row[1] for row in shown.rows][:2] in (["60%", "20%"], ["60%", "60%"])
+    assert shown.rows[1][3] == "50"
+    assert len(shown.rows) == min(SHOWN, len(sweep.ranking()))
+    screen = io.StringIO()
+    progress = Progress()
+    progress.table(shown.title, HEADS, shown.rows)
+    Console(file=screen, width=120).print(*progress.bars.get_renderables())
+    assert "of 9 trials begun" in screen.getvalue()
+    assert f"learning_rate {sweep.ranking()[0].params['method.learning_rate']:.3g}" in screen.getvalue()

@@ -137,3 +137,13 @@ class Coordinator:
 def sweep_folder(study: str) -> pathlib.Path:
     """Where a sweep keeps its checkpoints, adapters and its workers' logs while it goes on."""
     return store.state_folder() / "sweeps" / study
+
+
+def name_of(number: int) -> str:
+    """The name of a trial's run and folder."""
+    return f"trial-{number:03d}"
+
+
+def number_of(key: str) -> int:
+    """The number of the trial with this name."""
+    return int(key.rpartition("-")[2])

@@ -10,7 +10,8 @@ from tunesmith.config import overrides
 from tunesmith.errors import OutcomeError
 from tunesmith.progress import describe
 from tunesmith.sweep import study as studies
-from tunesmith.sweep.coordinator import SHARING, Coordinator
+from tunesmith.sweep.board import HEADS, board
+from tunesmith.sweep.coordinator import SHARING, Coordinator, name_of, number_of
 from tunesmith.sweep.crew import MAX_DEATHS, Task, persistent
 from tunesmith.sweep.executors import LocalWorker, WorkerDied
 from tunesmith.sweep.following import Follower, describe_end, log_scores, log_training
@@ -65,6 +66,8 @@ class Search:
                 if "run_id" in trial.user_attrs:
                     runs.attach(trial.user_attrs["run_id"]).finish("KILLED", reason="the sweep was stopped")
             raise
+        finally:
+            self.progress.end_table()
         self._close()
         known = self.study.study.user_attrs.get(WALL_SECONDS, 0.0)
         self.study.study.set_user_attr(WALL_SECONDS, known + time.monotonic() - self.began)
@@ -225,7 +228,14 @@ class Search:
             run.finish("FAILED", reason=outcome.message)
             self.progress.note(f"{line} {outcome.message}")
         self.running.discard(number)
+        self._show()
         self.lock.notify_all()
+
+    def _show(self) -> None:
+        ranking, wanted = self.study.ranking(), self.budget.trials + self.study.added()
+        seconds = time.monotonic() - self.began
+        shown = board(ranking, self.ladder, trials=wanted, begun=self.study.begun(), seconds=seconds)
+        self.progress.table(shown.title, HEADS, shown.rows)
 
     def _complete(self, number: int, done: Done, run: Run, line: str) -> None:
         assert done.trained is not None  # noqa: S101 - a training was asked for
@@ -275,16 +285,6 @@ class Lane(Follower):
             more = self.search.next_segments(1)
             self._seat(more)
             return more
-
-
-def name_of(number: int) -> str:
-    """The name of a trial's run and folder."""
-    return f"trial-{number:03d}"
-
-
-def number_of(key: str) -> int:
-    """The number of the trial with this name."""
-    return int(key.rpartition("-")[2])
 
 
 def origin(trial: FrozenTrial) -> dict[str, Any]:
