@@ -161,6 +161,9 @@ def sft(experiment: Experiment) -> tuple[Any, str]:
 )
 @click.option("--target", default=0.0, type=click.FloatRange(min=0), help="Begin no trial once one has this tune loss.")
 @click.option(
+    "--warm-start", default=0, type=click.IntRange(min=0), help="Trials, of all, that repeat earlier sweeps' winners."
+)
+@click.option(
     "--resume",
     default="no",
     flag_value="yes",
@@ -176,7 +179,8 @@ def sweep(experiment: Experiment, space: str, policy: str, **options: Any) -> tu
     from tunesmith import pipeline
     from tunesmith.sweep.search import Budget
 
-    budget = Budget(options["trials"], options["max_hours"] or None, options["target"] or None)
+    limits = options["max_hours"] or None, options["target"] or None
+    budget = Budget(options["trials"], *limits, warm_start=options["warm_start"])
     resume = pipeline.Resume(options["resume"])
     if options["allow_drift"] and resume is pipeline.Resume.YES:
         resume = pipeline.Resume.DESPITE_DRIFT

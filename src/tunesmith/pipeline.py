@@ -18,10 +18,10 @@ from tunesmith.data.tasks import load_items, load_tasks
 from tunesmith.errors import ModelError, OutcomeError
 from tunesmith.models.device import place
 from tunesmith.models.references import resolve
-from tunesmith.progress import Bar, Progress
+from tunesmith.progress import Bar, Progress, describe
 from tunesmith.records import AuditReport, Scores, TrainedRun, Verdict
 from tunesmith.registry import evidence, page, versions
-from tunesmith.sweep import collection, plots
+from tunesmith.sweep import collection, earlier, plots
 from tunesmith.sweep import study as studies
 from tunesmith.sweep.confirmation import Candidate, confirm
 from tunesmith.sweep.coordinator import Coordinator, name_of
@@ -154,6 +154,8 @@ def _sweep(
     space.check_against(experiment)
     report = preflight(experiment)
     parent, study = open_sweep(experiment, space, report, resume=resume)
+    if budget.warm_start and resume is Resume.NO:
+        begin_with_earlier(study, experiment, report, progress, most=budget.warm_start)
     with runs.recording(parent):
         log_run(parent, experiment, report)
         parent.json(space.tree(), "space.json")
@@ -190,6 +192,21 @@ def open_sweep(
     runs.reopen(parent)
     runs.link_resumption(parent)
     return parent, study
+
+
+def begin_with_earlier(
+    study: SweepStudy, experiment: Experiment, report: AuditReport, progress: Progress, *, most: int
+) -> None:
+    """Queue the winners of earlier sweeps on the same base, and name them."""
+    base = resolve(experiment.model.base, revision=experiment.model.revision).sha256
+    own = {name: overrides.get(experiment, name) for name in study.space.params}
+    found = earlier.winners(study.space, own, base=base, data=report.data_digest, most=most)
+    study.begin_with(found)
+    for one in found:
+        data = "the same data" if one.same_data else "other data"
+        progress.note(f"also trying what won sweep {one.run_id} on {data}: {describe(one.params)}")
+    if not found:
+        progress.note("--warm-start: no earlier sweep on this base has a winner inside the search space")
 
 
 def report_search(parent: Run, study: SweepStudy, experiment: Experiment) -> None:

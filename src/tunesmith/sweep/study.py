@@ -6,6 +6,7 @@ interrupted one would have.
 
 import datetime
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,6 +19,7 @@ from tunesmith.config.space import SearchSpace
 from tunesmith.data.digest import digest_of
 from tunesmith.errors import StudyError
 from tunesmith.sweep import proposals
+from tunesmith.sweep.earlier import Earlier
 from tunesmith.sweep.lease import require_free
 from tunesmith.sweep.rungs import Ladder, Standing
 from tunesmith.tracking.store import project_root
@@ -107,6 +109,11 @@ class SweepStudy:
         """Queue a trial that a person asks for; `warm` is the trial whose weights it begins with."""
         details = {"source": "added", **({} if warm is None else {"warm": warm})}
         self.study.enqueue_trial(params, user_attrs=details)
+
+    def begin_with(self, winners: Sequence[Earlier]) -> None:
+        """Queue what won earlier sweeps, after the grid."""
+        for winner in winners:
+            self.study.enqueue_trial(winner.params, user_attrs={"source": f"winner of sweep {winner.run_id}"})
 
     def added(self) -> int:
         """How many trials people have asked for beside those of the budget."""
