@@ -81,42 +81,52 @@ def sweep(*trials, **changes):
 def plausible(count, *, points=60, seed=1):
     """A sweep as one could have gone: the rate decides, a large one diverges, a third goes on at each rung."""
     draw = random.Random(seed)
+    drawn = [draw_params(draw) for _ in range(count)]
+    curves = [loss_of(params, draw.uniform(0, 0.15)) for params in drawn]
+    going = [n for n in range(count) if drawn[n]["method.learning_rate"] < 4e-3]
+    reach = dict.fromkeys(going, 0.2)
+    for rung, before in ((0.6, 0.2), (1.0, 0.6)):
+        going = sorted(going, key=lambda n: curves[n](before))[: -(-len(going) // 3)]
+        reach |= dict.fromkeys(going, rung)
     trials = []
-    for number in range(count):
-        params = {
-            "method.learning_rate": 10 ** draw.uniform(-5, -2.3),
-            "method.batch_size": draw.choice([4, 8, 16]),
-            "method.epochs": draw.randint(1, 3),
-            "method.weight_decay": draw.uniform(0, 0.1),
-            "method.scheduler": draw.choice(["linear", "cosine", "constant"]),
-        }
-        off = abs(math.log10(params["method.learning_rate"]) + 3.0)
-        floor = 1.2 + 0.45 * off + 0.02 * params["method.batch_size"] / 4 + draw.uniform(0, 0.05)
-        rate = 4.0 / (1 + off)
-
-        def loss(share, floor=floor, rate=rate):
-            return floor + 2.0 * math.exp(-rate * share)
-
-        reach = 1.0 if draw.random() < 0.15 else 0.6 if draw.random() < 0.25 else 0.2
+    for n, (params, loss) in enumerate(zip(drawn, curves, strict=True)):
         steps, full = 160 * params["method.epochs"] // params["method.batch_size"], 21_000 * params["method.epochs"]
-        last = max(1, round(points * reach))
+        share = reach.get(n, 0.1)
+        last = max(2, round(points * share))
         found = trial(
-            number,
+            n,
             params=params,
-            state="complete" if reach == 1 else "halved",
-            reason="" if reach == 1 else "halved: other trials were better at this point",
-            losses={round(100 * share): loss(share) for share in (0.2, 0.6, 1.0) if share <= reach},
+            state="complete" if share == 1 else "halved",
+            reason="" if share == 1 else "halved: other trials were better at this point",
+            losses={round(100 * rung): loss(rung) for rung in (0.2, 0.6, 1.0) if rung <= share},
             steps=steps,
-            curve=tuple((max(1, n * steps // points), loss(n / points) + draw.gauss(0, 0.12)) for n in range(1, last)),
-            tokens=round(full * reach),
+            curve=tuple((max(1, k * steps // points), loss(k / points) + draw.gauss(0, 0.12)) for k in range(1, last)),
+            tokens=round(full * share),
             full_tokens=full,
-            seconds=full * reach / 900,
-            primary=round(0.9 - 0.25 * off - draw.uniform(0, 0.1), 3) if reach == 1 else None,
+            seconds=full * share / 900,
+            primary=round(max(0.1, 1.4 - 0.5 * loss(1.0)), 3) if share == 1 else None,
             run_id=f"{draw.getrandbits(128):032x}",
-            source="grid" if number < 3 else "tpe",
+            source="grid" if n < 3 else "tpe",
         )
-        if params["method.learning_rate"] > 4e-3:
+        if n not in reach:
             reason = "the loss is not finite at step 7; lower method.learning_rate"
-            found = dataclasses.replace(found, state="infeasible", reason=reason, losses={}, tokens=1500, primary=None)
+            found = dataclasses.replace(found, state="infeasible", reason=reason, losses={})
         trials.append(found)
     return sweep(*trials)
+
+
+def draw_params(draw):
+    return {
+        "method.learning_rate": 10 ** draw.uniform(-5, -2.3),
+        "method.batch_size": draw.choice([4, 8, 16]),
+        "method.epochs": draw.randint(1, 3),
+        "method.weight_decay": draw.uniform(0, 0.1),
+        "method.scheduler": draw.choice(["linear", "cosine", "constant"]),
+    }
+
+
+def loss_of(params, luck):
+    """Loss over the share of the training."""
+    off = abs(math.log10(params["method.learning_rate"]) + 3.0)
+    floor = 1.2 + 0.45 * off + 0.005 * params["method.batch_size"] + luck
+    return lambda share: floor + 2.0 * math.exp(-4.0 / (1 + off) * share)

@@ -11,6 +11,7 @@ import optuna
 import plotly.graph_objects as go
 from optuna.trial import TrialState
 from optuna.visualization import plot_parallel_coordinate, plot_slice
+from plotly.colors import sample_colorscale
 
 from tunesmith.sweep.importance import first_loss
 from tunesmith.sweep.results import SweepRecord, TrialRecord
@@ -21,6 +22,8 @@ HALVED = ("#93a1b0", "#4a8fd9", "#8e6fd1", "#c9549f")  # by rung, the first rung
 ACCENT = "#4a8fd9"
 SOURCES = (ACCENT, "#2da16b", "#c58b2b", "#8e6fd1")
 GREY = "#808a98"
+LOSSES = ["#2da16b", "#4a8fd9", "#93a1b0"]  # from the lowest to the highest
+ORDER = ["#aab4bf", "#2f7de0"]  # from the first trial to the last
 FAINT = "rgba(128,138,152,0.22)"
 POINTS = 60  # points of a learning curve; more cannot be told apart and would make the page heavy
 NONE = "rgba(0,0,0,0)"
@@ -235,6 +238,11 @@ def parallel(study: optuna.Study, *, loss: str) -> go.Figure:
     """Optuna's parallel coordinates; losses above the ceiling are drawn at it."""
     top = _ceiling_of(study)
     figure = plot_parallel_coordinate(study, target=lambda trial: min(trial.value, top), target_name=loss)
+    lines = sorted((trace for trace in figure.data if trace.mode == "lines"), key=lambda trace: -trace.y[0])
+    for trace, colour in zip(lines, sample_colorscale(LOSSES, [trace.y[0] for trace in lines]), strict=True):
+        trace.update(line={"color": colour, "width": 1.6}, opacity=0.8)
+    figure.data = (*lines, *(trace for trace in figure.data if trace.mode != "lines"))  # the best on top
+    figure.update_traces(marker={"colorscale": LOSSES, "reversescale": False}, selector={"mode": "markers"})
     figure.update_layout(title=None)
     return styled(figure, height=420).update_layout(margin={"l": 40, "r": 40, "b": 60})
 
@@ -246,7 +254,7 @@ def slices(study: optuna.Study, *, loss: str, names: Sequence[str]) -> list[go.F
     for name in names:
         figure = plot_slice(study, params=[name], target=lambda trial: min(trial.value, top), target_name=loss)
         figure.update_layout(title=None)
-        figure.update_traces(marker={"showscale": False, "size": 8, "line": {"width": 1, "color": GREY}})
+        figure.update_traces(marker={"showscale": False, "size": 9, "colorscale": ORDER, "line": {"width": 0}})
         if figure.layout.xaxis.type == "log":
             wide = max(figure.data[0].x) >= 10 * min(figure.data[0].x)
             figure.update_xaxes(dtick=1 if wide else None, exponentformat="e")

@@ -186,11 +186,12 @@ def halving(record: SweepRecord, draw: Drawing) -> str:
         cells = [str(len(losses)), str(len(ended)), str(onward) if percent < 100 else NOTHING]
         cells += [amount(best), amount(median), f"{spent:,}", f"{left:,}"]
         rows.append(row(word(f"{percent}%"), *map(number, cells)))
-    told = "At each rung the best went on and the others were stopped there."
-    if len(record.rungs) == 1:
-        told = "This sweep did not halve: every trial was to train in full."
     text = "A bar is a trial: its length the tokens trained, white marks the rungs it passed, the pale rest saved."
-    return section("Halving", note(f"{told} {text}"), table(header, rows, wide=False), draw(figures.ladder(record)))
+    if len(record.rungs) == 1:
+        text = f"This sweep did not halve: every trial was to train in full. {text}"
+        return section("Halving", note(text), draw(figures.ladder(record)))
+    text = f"At each rung the best went on and the others were stopped there. {text}"
+    return section("Halving", note(text), table(header, rows, wide=False), draw(figures.ladder(record)))
 
 
 def parameters(record: SweepRecord, draw: Drawing) -> str:
@@ -202,14 +203,16 @@ def parameters(record: SweepRecord, draw: Drawing) -> str:
         return ""
     loss = figures.loss_at_first_rung(record)
     text = (
-        f"Told from the {loss} of {count} of {len(record.trials)} trials, so that trials halved later count like those "
-        "trained in full. A loss far above the others is drawn at the edge."
+        f"Told from the {loss}, which {count} of {len(record.trials)} trials have, so that trials halved later count "
+        "like those trained in full. A loss far above the others is drawn at the edge."
     )
     shares = importances(record)
     names.sort(key=lambda name: -shares.get(name, 0.0))
+    pieces = [importance(shares, count, draw)]
+    pieces += [note("Parallel coordinates: each line a trial, from green, the lowest loss, over blue to grey.")]
+    pieces += [draw(figures.parallel(study, loss=loss)), note("Slices: each dot a trial, the later the bluer.")]
     slices = [draw(figure) for figure in figures.slices(study, loss=loss, names=names)]
-    pieces = [importance(shares, count, draw), draw(figures.parallel(study, loss=loss))]
-    pieces += [note("Slices: each dot a trial, later ones darker."), f'<div class="many">{"".join(slices)}</div>']
+    pieces += [f'<div class="many">{"".join(slices)}</div>']
     return section("Parameters", note(text), *pieces)
 
 
