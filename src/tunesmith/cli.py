@@ -177,13 +177,14 @@ def sweep(experiment: Experiment, space: str, policy: str, **options: Any) -> tu
     """Search, confirm the best on fresh seeds, and register the winner as candidate."""
     loaded_space, loaded_policy = SearchSpace.from_yaml(space), Policy.from_yaml(policy)
     from tunesmith import pipeline
+    from tunesmith.sweep.opening import Resume
     from tunesmith.sweep.search import Budget
 
     limits = options["max_hours"] or None, options["target"] or None
     budget = Budget(options["trials"], *limits, warm_start=options["warm_start"])
-    resume = pipeline.Resume(options["resume"])
-    if options["allow_drift"] and resume is pipeline.Resume.YES:
-        resume = pipeline.Resume.DESPITE_DRIFT
+    resume = Resume(options["resume"])
+    if options["allow_drift"] and resume is Resume.YES:
+        resume = Resume.DESPITE_DRIFT
     with Progress() as progress:
         outcome = pipeline.sweep(experiment, loaded_space, loaded_policy, progress, budget=budget, resume=resume)
     return summary.sweep_value(outcome), summary.sweep_text(outcome, experiment, loaded_policy)

@@ -1,6 +1,5 @@
 """The story: rows → audit → sweep → confirmed winner → holdout → candidate → gate → champion."""
 
-import enum
 import pathlib
 import tempfile
 from collections.abc import Callable
@@ -18,19 +17,18 @@ from tunesmith.data.tasks import load_items, load_tasks
 from tunesmith.errors import ModelError, OutcomeError
 from tunesmith.models.device import place
 from tunesmith.models.references import resolve
-from tunesmith.progress import Bar, Progress, describe
+from tunesmith.progress import Bar, Progress
 from tunesmith.records import AuditReport, Scores, TrainedRun, Verdict
 from tunesmith.registry import evidence, page, versions
-from tunesmith.sweep import collection, earlier, plots
-from tunesmith.sweep import study as studies
+from tunesmith.sweep.closing import finish, log_search, log_winner
 from tunesmith.sweep.confirmation import Candidate, confirm
-from tunesmith.sweep.coordinator import Coordinator, name_of
+from tunesmith.sweep.coordinator import Coordinator
 from tunesmith.sweep.crew import persistent
 from tunesmith.sweep.executors import LocalWorker
 from tunesmith.sweep.following import log_scores, log_training
+from tunesmith.sweep.opening import Resume, begin_with_earlier, open_sweep
 from tunesmith.sweep.protocol import Items, Job
 from tunesmith.sweep.search import Budget, Search
-from tunesmith.sweep.study import SweepStudy
 from tunesmith.tracking import runs, store
 from tunesmith.tracking.command import relative_to_project, run_command
 from tunesmith.tracking.datasets import log_dataset
@@ -38,14 +36,6 @@ from tunesmith.tracking.runs import Killed, Run
 
 SHOWN = ("model.base", "adapter.", "method.")
 SINGLE_RUN_MARKS = (0.25, 0.5, 0.75, 1.0)
-
-
-class Resume(enum.Enum):
-    """Whether a sweep goes on with an interrupted one, and whether that may differ in what it was made from."""
-
-    NO = "no"
-    YES = "yes"
-    DESPITE_DRIFT = "despite drift"
 
 
 @dataclass(frozen=True)
@@ -160,62 +150,21 @@ def _sweep(
         log_run(parent, experiment, report)
         parent.json(space.tree(), "space.json")
         with Coordinator(experiment, space, study, parent, progress) as coordinator:
-            coordinator.start()
+            ready = coordinator.start()
             Search(coordinator, budget).run()
-            report_search(parent, study, experiment)
-            winner = confirm(coordinator)[0]
+            candidates = confirm(coordinator)
+            log_search(coordinator, ready.placement, candidates)
+            winner = candidates[0]
             run_id = winner.runs[0]
             coordinator.enter("scoring on the holdout")
             promotion.note_holdout_use(policy, experiment, run_id)
             base, scores = score_holdout(coordinator, run_id, report)
-        log_winner(parent, study, winner, scores)
+        log_winner(coordinator, winner, scores)
         version = promotion.register(experiment, policy, run_id, scores)
         verdict = promotion.judge(policy, run_id)
         page.publish(policy, versions.get(policy.model, version), verdict)
         finish(coordinator)
     return SweepOutcome(parent.id, winner, run_id, version, base, scores, verdict)
-
-
-def open_sweep(
-    experiment: Experiment, space: SearchSpace, report: AuditReport, *, resume: Resume
-) -> tuple[Run, SweepStudy]:
-    """The sweep's parent run and study, new or taken up again."""
-    prints = studies.fingerprint(experiment, space, data=report.data_digest)
-    if resume is Resume.NO:
-        parent = runs.adopt_or_create(experiment.name, f"{experiment.name}-sweep", kind="sweep")
-        study = studies.create(experiment, space, name=f"{experiment.name}-{parent.id}", prints=prints)
-        study.study.set_user_attr("parent_run", parent.id)
-        parent.tags({"study": study.study.study_name})
-        return parent, study
-    study = studies.load(experiment, space, prints=prints, allow_drift=resume is Resume.DESPITE_DRIFT)
-    parent = runs.attach(study.study.user_attrs["parent_run"])
-    runs.reopen(parent)
-    runs.link_resumption(parent)
-    return parent, study
-
-
-def begin_with_earlier(
-    study: SweepStudy, experiment: Experiment, report: AuditReport, progress: Progress, *, most: int
-) -> None:
-    """Queue the winners of earlier sweeps on the same base, and name them."""
-    base = resolve(experiment.model.base, revision=experiment.model.revision).sha256
-    own = {name: overrides.get(experiment, name) for name in study.space.params}
-    found = earlier.winners(study.space, own, base=base, data=report.data_digest, most=most)
-    study.begin_with(found)
-    for one in found:
-        data = "the same data" if one.same_data else "other data"
-        progress.note(f"also trying what won sweep {one.run_id} on {data}: {describe(one.params)}")
-    if not found:
-        progress.note("--warm-start: no earlier sweep on this base has a winner inside the search space")
-
-
-def report_search(parent: Run, study: SweepStudy, experiment: Experiment) -> None:
-    """Log what the search found: best parameters, importances and the plots."""
-    best = study.ranking()[0]
-    parent.tags({"best_params": best.params, "best_trial": best.number})
-    parent.metrics({"best/tune_loss": studies.last_value(best)})
-    parent.metrics({f"importance/{name}": value for name, value in plots.importances(study).items()})
-    parent.text(plots.page(study, title=f"Search of {experiment.name}"), "plots/search.html")
 
 
 def score_holdout(coordinator: Coordinator, run_id: str, report: AuditReport) -> tuple[Scores, Scores]:
@@ -235,23 +184,6 @@ def score_holdout(coordinator: Coordinator, run_id: str, report: AuditReport) ->
     winner_run.metrics({**scores.metrics, **report.metrics})
     winner_run.flush()
     return base, scores
-
-
-def finish(coordinator: Coordinator) -> None:
-    """Mark the sweep as finished, and keep of its checkpoints those of the best trials only."""
-    study = coordinator.study
-    study.study.set_user_attr(collection.FINISHED, True)
-    best = study.ranking()[: coordinator.space.confirm.top]
-    collection.collect(coordinator.folder, keep={name_of(trial.number) for trial in best})
-
-
-def log_winner(parent: Run, study: SweepStudy, winner: Candidate, scores: Scores) -> None:
-    """Log the confirmed winner on the parent run."""
-    first = study.study.trials[winner.trial]
-    parent.params({f"best.{name}": value for name, value in winner.params.items()})
-    parent.tags({"winner_trial": winner.trial, "winner_run": winner.runs[0]})
-    shrinkage = winner.loss - studies.last_value(first)
-    parent.metrics({**scores.metrics, "confirmed/loss": winner.loss, "confirmed/loss_shrinkage": shrinkage})
 
 
 def main(

@@ -96,8 +96,9 @@ def test_the_sweep_logs_best_params_importances_plots_and_lineage(client):
     assert {"base_sha256", "data_sha256", "config_sha256", "threads", "seed", "winner_run"} <= {
         tag.removeprefix("tunesmith.") for tag in parent.data.tags
     }
-    artifacts = {item.path for item in client.list_artifacts(parent.info.run_id, "plots")}
-    assert artifacts == {"plots/search.html"}
+    page = pathlib.Path(client.download_artifacts(parent.info.run_id, "report/search.html")).read_text()
+    assert all(run.info.run_id in page for run in runs_by_kind(client)["trial"])
+    assert 'src="http' not in page
     assert {item.dataset.name for item in parent.inputs.dataset_inputs} == {"train", "tune"}
 
 

@@ -12,7 +12,7 @@ from tunesmith.config import Experiment, SearchSpace, overrides
 from tunesmith.config.space import Sampler
 from tunesmith.errors import StudyError
 from tunesmith.progress import Progress
-from tunesmith.sweep import plots, proposals
+from tunesmith.sweep import proposals
 from tunesmith.sweep import study as studies
 from tunesmith.sweep.board import HEADS, SHOWN, board
 
@@ -232,20 +232,6 @@ def test_the_ranking_prefers_trials_that_got_further(experiment, space):
     ranking = sweep.ranking()
     assert [t.last_step for t in ranking] == sorted((t.last_step for t in ranking), reverse=True)
     assert ranking[0].last_step == 100
-
-
-def test_the_plots_hold_every_trial_and_need_no_network(experiment, space):
-    sweep = make(experiment, space)
-    run(sweep, 6)
-    for trial in sweep.trials(TrialState.RUNNING):
-        sweep.study.tell(trial.number, state=TrialState.PRUNED)
-    copy = plots.with_all_trials(sweep)
-    assert len(copy.get_trials(states=(TrialState.COMPLETE,))) == 6
-    page = plots.page(sweep, title="A <search>")
-    assert "A &lt;search&gt;" in page
-    assert all(name in page for name in plots.PLOTS)
-    assert 'src="http' not in page
-    assert sum(plots.importances(sweep).values()) == pytest.approx(1.0)
 
 
 def test_the_board_shows_the_best_trials_and_what_is_left(experiment, space):

@@ -1,0 +1,40 @@
+"""How a sweep ends: what it found is logged, what nothing needs any more is removed."""
+
+from collections.abc import Sequence
+
+from tunesmith.records import Scores
+from tunesmith.sweep import collection, report
+from tunesmith.sweep import study as studies
+from tunesmith.sweep.account import account
+from tunesmith.sweep.confirmation import Candidate
+from tunesmith.sweep.coordinator import Coordinator, name_of
+from tunesmith.sweep.importance import importances
+
+REPORT = "report/search.html"
+
+
+def log_search(coordinator: Coordinator, placement: str, candidates: Sequence[Candidate]) -> None:
+    """Log what search and confirmation found: best parameters, importances, the report."""
+    parent, best = coordinator.parent, coordinator.study.ranking()[0]
+    parent.tags({"best_params": best.params, "best_trial": best.number})
+    parent.metrics({"best/tune_loss": studies.last_value(best)})
+    record = account(coordinator, placement, candidates)
+    parent.metrics({f"importance/{name}": value for name, value in importances(record).items()})
+    parent.text(report.page(record), REPORT)
+
+
+def log_winner(coordinator: Coordinator, winner: Candidate, scores: Scores) -> None:
+    """Log the confirmed winner on the parent run."""
+    parent, first = coordinator.parent, coordinator.study.trials()[winner.trial]
+    parent.params({f"best.{name}": value for name, value in winner.params.items()})
+    parent.tags({"winner_trial": winner.trial, "winner_run": winner.runs[0]})
+    shrinkage = winner.loss - studies.last_value(first)
+    parent.metrics({**scores.metrics, "confirmed/loss": winner.loss, "confirmed/loss_shrinkage": shrinkage})
+
+
+def finish(coordinator: Coordinator) -> None:
+    """Mark the sweep as finished, and keep of its checkpoints those of the best trials only."""
+    study = coordinator.study
+    study.study.set_user_attr(collection.FINISHED, True)
+    best = study.ranking()[: coordinator.space.confirm.top]
+    collection.collect(coordinator.folder, keep={name_of(trial.number) for trial in best})

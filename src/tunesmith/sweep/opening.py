@@ -1,0 +1,56 @@
+"""How a sweep begins: a new parent run and study, or those of an interrupted one."""
+
+import enum
+
+from tunesmith.config import overrides
+from tunesmith.config.experiment import Experiment
+from tunesmith.config.space import SearchSpace
+from tunesmith.models.references import resolve
+from tunesmith.progress import Progress, describe
+from tunesmith.records import AuditReport
+from tunesmith.sweep import earlier
+from tunesmith.sweep import study as studies
+from tunesmith.sweep.study import SweepStudy
+from tunesmith.tracking import runs
+from tunesmith.tracking.runs import Run
+
+
+class Resume(enum.Enum):
+    """Whether a sweep goes on with an interrupted one, and whether that may differ in what it was made from."""
+
+    NO = "no"
+    YES = "yes"
+    DESPITE_DRIFT = "despite drift"
+
+
+def open_sweep(
+    experiment: Experiment, space: SearchSpace, report: AuditReport, *, resume: Resume
+) -> tuple[Run, SweepStudy]:
+    """The sweep's parent run and study, new or taken up again."""
+    prints = studies.fingerprint(experiment, space, data=report.data_digest)
+    if resume is Resume.NO:
+        parent = runs.adopt_or_create(experiment.name, f"{experiment.name}-sweep", kind="sweep")
+        study = studies.create(experiment, space, name=f"{experiment.name}-{parent.id}", prints=prints)
+        study.study.set_user_attr("parent_run", parent.id)
+        parent.tags({"study": study.study.study_name})
+        return parent, study
+    study = studies.load(experiment, space, prints=prints, allow_drift=resume is Resume.DESPITE_DRIFT)
+    parent = runs.attach(study.study.user_attrs["parent_run"])
+    runs.reopen(parent)
+    runs.link_resumption(parent)
+    return parent, study
+
+
+def begin_with_earlier(
+    study: SweepStudy, experiment: Experiment, report: AuditReport, progress: Progress, *, most: int
+) -> None:
+    """Queue the winners of earlier sweeps on the same base, and name them."""
+    base = resolve(experiment.model.base, revision=experiment.model.revision).sha256
+    own = {name: overrides.get(experiment, name) for name in study.space.params}
+    found = earlier.winners(study.space, own, base=base, data=report.data_digest, most=most)
+    study.begin_with(found)
+    for one in found:
+        data = "the same data" if one.same_data else "other data"
+        progress.note(f"also trying what won sweep {one.run_id} on {data}: {describe(one.params)}")
+    if not found:
+        progress.note("--warm-start: no earlier sweep on this base has a winner inside the search space")
