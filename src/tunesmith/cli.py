@@ -24,7 +24,7 @@ from tunesmith.errors import OutcomeError, Terminated, TunesmithError
 from tunesmith.progress import Progress
 
 SPACE = "search_spaces/sft.yaml"
-TRIALS = 6
+TRIALS = 16
 
 INTERRUPTED, TERMINATED = 130, 143  # as shells report SIGINT and SIGTERM
 
