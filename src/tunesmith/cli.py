@@ -201,14 +201,17 @@ def whole_story(experiment: Experiment, space: str, policy: str, trials: int) ->
 @click.argument("model")
 @click.option("--experiment", default=EXPERIMENT, help="Experiment whose tasks and rows are used.")
 @click.option("--split", default="tune", type=click.Choice(["tune", "bench", "holdout"]), help="Rows to score on.")
+@click.option("--set", "assignments", multiple=True, metavar="FIELD=VALUE", help="Override a field.")
 @json_option
-def evaluate(model: str, experiment: str, split: Literal["tune", "bench", "holdout"]) -> tuple[Any, str]:
+def evaluate(
+    model: str, experiment: str, split: Literal["tune", "bench", "holdout"], assignments: tuple[str, ...]
+) -> tuple[Any, str]:
     """Score MODEL (a run id, or `models:/NAME@ALIAS`) beside its base.
 
     On the holdout only registered versions are scored: the ledger notes the use, and the scores become evidence
     that later candidates are judged by.
     """
-    loaded = Experiment.from_yaml(experiment)
+    loaded = apply(Experiment.from_yaml(experiment), parse_assignments(assignments))
     from tunesmith import pipeline, rescore
 
     with Progress() as progress:

@@ -1,7 +1,11 @@
 """What a candidate is judged on, and the verdict over it."""
 
+import contextlib
 import difflib
+import shlex
 from dataclasses import replace
+
+from mlflow.exceptions import MlflowException
 
 from tunesmith.config.experiment import Experiment
 from tunesmith.config.policy import Limit, Policy
@@ -11,7 +15,12 @@ from tunesmith.gate.decide import Evidence, decide, unknown_metrics
 from tunesmith.records import Verdict
 from tunesmith.registry import aliases, evidence, selection, versions
 from tunesmith.registry.versions import Version
-from tunesmith.tracking import runs
+from tunesmith.tracking import runs, store
+from tunesmith.tracking.command import changes
+from tunesmith.tracking.runs import Run
+
+SCORED = ("data.source", "data.format", "data.split.", "evaluation.tasks", "evaluation.batch_size")
+"""The fields of an experiment that decide what a model is scored on, and how."""
 
 
 def judge(policy: Policy, run_id: str) -> Verdict:
@@ -47,12 +56,22 @@ def stale_champion(policy: Policy, run_id: str) -> str:
     wanted = evidence.load(run_id).candidate.digest
     if evidence.load_under(champion.run_id, wanted).candidate.digest == wanted:
         return ""
-    experiment = runs.attach(run_id).tag("experiment_file") or "EXPERIMENT"
     return (
         f"the champion, version {champion.number}, was scored on other holdout items, tasks or settings than the "
-        f"candidate; score it on the same, which is a use of the holdout: tunesmith evaluate "
-        f"models:/{policy.model}/{champion.number} --experiment {experiment} --split holdout"
+        "candidate; score it on the same, which is a use of the holdout: "
+        f"{scoring_command(f'models:/{policy.model}/{champion.number}', runs.attach(run_id))}"
     )
+
+
+def scoring_command(reference: str, run: Run) -> str:
+    """The command that scores a version on the holdout as a run's own model was scored."""
+    file = run.tag("experiment_file")
+    words = ["tunesmith", "evaluate", reference, "--experiment", file or "EXPERIMENT"]
+    with contextlib.suppress(MlflowException, OSError, ConfigError):
+        experiment = Experiment.from_tree(run.read_json("experiment.json"), path=store.project_root() / file)
+        for name, value in changes(experiment, SCORED).items():
+            words += ["--set", f"{name}={value}"]
+    return shlex.join([*words, "--split", "holdout"])
 
 
 def require_comparable(policy: Policy, candidate: Version) -> None:

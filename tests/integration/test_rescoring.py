@@ -9,7 +9,7 @@ import pytest
 from tests.versions import EXPERIMENT, POLICY, add_version, make_run, write_policy
 
 from tunesmith import promotion
-from tunesmith.config import Experiment, Policy
+from tunesmith.config import Experiment, Policy, overrides
 from tunesmith.registry import evidence, ledger, versions
 from tunesmith.registry.reigns import holdout_uses
 from tunesmith.tracking import runs
@@ -39,17 +39,18 @@ def champion(store):
 
 @pytest.fixture
 def candidate(store, adapters):
-    """A candidate that was really scored, unlike the champion."""
+    """A candidate that was really scored, unlike the champion, and with a setting other than its file's."""
     from tunesmith.sweep.protocol import Job
     from tunesmith.sweep.workbench import Workbench
 
     policy = Policy.from_yaml(write_policy(store, POLICY_TEXT.replace("TASK", "quiz/acc")))
-    experiment = Experiment.from_yaml(EXPERIMENT)
+    experiment = overrides.apply(Experiment.from_yaml(EXPERIMENT), {"evaluation.batch_size": 8})
     bench = Workbench(experiment)
     jobs = [Job(experiment, "holdout", "", train=False, adapter=path) for path in (None, str(adapters[1]))]
     base, scores = map(bench.score, jobs)
     run = make_run(adapters[1], right=55)
     run.tags({"experiment_file": EXPERIMENT})
+    run.json(experiment.tree(), "experiment.json")
     evidence.save(run, candidate=scores, base=base)
     promotion.note_holdout_use(policy, experiment, run.id)
     return versions.get("bot", promotion.register(experiment, policy, run.id, scores))
@@ -62,11 +63,22 @@ def test_a_champion_with_stale_scores_is_scored_again_and_then_judged_by(store, 
     assert len(refusal) == 1
     assert "error: bot: the champion, version 1, was scored on other holdout items" in refusal[0]
     command = shlex.split(refusal[0].partition("holdout: ")[2])
-    assert command == ["tunesmith", *f"evaluate models:/bot/1 --experiment {EXPERIMENT} --split holdout".split()]
+    changed = ["--set", "evaluation.batch_size=8"]
+    assert command == [
+        *f"tunesmith evaluate models:/bot/1 --experiment {EXPERIMENT}".split(),
+        *changed,
+        "--split",
+        "holdout",
+    ]
+
+    done = invoke("evaluate", "models:/bot/1", "--experiment", EXPERIMENT, "--split", "holdout")
+    assert "the two do not compare" in done.stderr
+    assert invoke("promote", POLICY).exit_code == 1
 
     before = evidence.load(champion.run_id)
     done = invoke(*command[1:], "--json")
     assert done.exit_code == 0, done.stderr
+    assert "do not compare" not in done.stderr
     theirs = json.loads(done.stdout)["model"]
     assert evidence.load(champion.run_id) == before
     record = evidence.load(candidate.run_id)
