@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import re
 import signal
 import subprocess
 import sys
@@ -125,6 +126,22 @@ def test_the_winner_is_registered_judged_and_champion(client, finished):
     assert intent["body"]["reason"] == f"main: winner of sweep {runs_by_kind(client)['sweep'][0].info.run_id}"
     assert "winner: trial" in finished[1].stderr
     assert "version 1 is champion" in finished[1].stdout
+
+
+def test_the_winners_card_tells_how_it_was_made(client):
+    kinds = runs_by_kind(client)
+    sweep, winner = kinds["sweep"][0].info.run_id, kinds["confirmation"][0].info.run_id
+    card = pathlib.Path(client.download_artifacts(winner, "card/card.md")).read_text()
+    for kind, run_id in (("sweep", sweep), ("confirmation", winner)):
+        assert re.search(rf"^- {kind}: \[.*\]\(#/experiments/\d+/runs/{run_id}\), \d+ s", card, re.MULTILINE)
+    data = client.get_run(sweep).data.tags["tunesmith.data_sha256"]
+    assert f"- source: smoke/conversations.jsonl, SHA-256 {data}" in card
+    assert "- audit: passed\n- audit/" in card
+    assert "Searched: method.learning_rate {" in card
+    assert re.search(
+        r"^\| holdout/intent/exact_match \| [\d.]+ \([\d.]+ to [\d.]+\) \| .* \| none \|$", card, re.MULTILINE
+    )
+    assert re.search(r"^[\d.]+ hours on \w+ \d+ cores; about [\d.]+ kWh at", card, re.MULTILINE)
 
 
 def test_the_registered_model_loads_and_answers_without_tunesmith(finished, tmp_path):
