@@ -27,14 +27,14 @@ def free_port() -> int:
 
 @contextlib.contextmanager
 def ended(command: list[str], **options) -> Iterator[subprocess.Popen]:
-    """A process that is ended, with all it has started, when the block ends."""
+    """A process that is killed, with all it has started, when the block ends."""
     process = subprocess.Popen(command, start_new_session=True, **options)
     try:
         yield process
     finally:
         with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGTERM)
-        process.wait(timeout=20)
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
 
 @contextlib.contextmanager
@@ -45,7 +45,8 @@ def tracking_server(project: pathlib.Path, **more: str) -> Iterator[str]:
     command += ["--artifacts-destination", str(project / "artifacts"), "--serve-artifacts", "--workers", "1"]
     command += ["--host", "127.0.0.1", "--port", str(port)]
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    with ended(command, cwd=project, env=environment(**more), **quiet) as server:
+    env = environment(MLFLOW_SERVER_ENABLE_JOB_EXECUTION="false", **more)
+    with ended(command, cwd=project, env=env, **quiet) as server:
         uri = f"http://127.0.0.1:{port}"
         wait_until_healthy(uri, server)
         yield uri
@@ -79,7 +80,7 @@ def clean_python(folder: pathlib.Path) -> pathlib.Path:
 
 
 @contextlib.contextmanager
-def scoring_server(python: pathlib.Path, model: str, folder: pathlib.Path, uri: str) -> Iterator["ScoringServer"]:
+def scoring_server(python: pathlib.Path, folder: pathlib.Path, model: str, *, uri: str) -> Iterator["ScoringServer"]:
     """`mlflow models serve` by a Python of its own, working in `folder`, where its log is kept."""
     port = free_port()
     command = [str(python), "-m", "mlflow", "models", "serve", "-m", model, "--env-manager", "local"]
