@@ -216,15 +216,25 @@ def whole_story(experiment: Experiment, space: str, policy: str, trials: int) ->
 @main.command()
 @click.argument("model")
 @click.option("--experiment", default=EXPERIMENT, help="Experiment whose tasks and rows are used.")
-@click.option("--split", default="tune", type=click.Choice(["tune", "bench"]), help="Rows to score on.")
+@click.option("--split", default="tune", type=click.Choice(["tune", "bench", "holdout"]), help="Rows to score on.")
+@click.option("--set", "assignments", multiple=True, metavar="FIELD=VALUE", help="Override a field.")
 @json_option
-def evaluate(model: str, experiment: str, split: Literal["tune", "bench"]) -> tuple[Any, str]:
-    """Score MODEL (a run id, or `models:/NAME@ALIAS`) beside its base."""
-    loaded = Experiment.from_yaml(experiment)
-    from tunesmith import pipeline
+def evaluate(
+    model: str, experiment: str, split: Literal["tune", "bench", "holdout"], assignments: tuple[str, ...]
+) -> tuple[Any, str]:
+    """Score MODEL (a run id, or `models:/NAME@ALIAS`) beside its base.
+
+    On the holdout only registered versions are scored: the ledger notes the use, and the scores become evidence
+    that later candidates are judged by.
+    """
+    loaded = apply(Experiment.from_yaml(experiment), parse_assignments(assignments))
+    from tunesmith import pipeline, rescore
 
     with Progress() as progress:
-        base, scores = pipeline.evaluate(model, loaded, progress, split=split)
+        if split == "holdout":
+            base, scores = rescore.rescore(model, loaded, progress)
+        else:
+            base, scores = pipeline.evaluate(model, loaded, progress, split=split)
     return {"base": dict(base.metrics), "model": dict(scores.metrics)}, summary.comparison_text(base, scores)
 
 

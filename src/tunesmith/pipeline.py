@@ -15,6 +15,7 @@ from tunesmith.data.dataset import load_dataset, training_rows
 from tunesmith.data.digest import digest_of
 from tunesmith.data.tasks import load_items, load_tasks
 from tunesmith.errors import ModelError, OutcomeError
+from tunesmith.judgement import judge
 from tunesmith.models.device import place
 from tunesmith.models.references import resolve
 from tunesmith.progress import Bar, Progress
@@ -161,7 +162,7 @@ def _sweep(
             base, scores = score_holdout(coordinator, run_id, report)
         log_winner(coordinator, winner, scores)
         version = promotion.register(experiment, policy, run_id, scores)
-        verdict = promotion.judge(policy, run_id)
+        verdict = judge(policy, run_id)
         page.publish(policy, versions.get(policy.model, version), verdict)
         finish(coordinator)
     return SweepOutcome(parent.id, winner, run_id, version, base, scores, verdict)

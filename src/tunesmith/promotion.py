@@ -1,18 +1,16 @@
 """From a finished run to a champion: package, register, verify, judge, move the alias, and move it back."""
 
-import difflib
 import pathlib
 import tempfile
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 
 from tunesmith import manifest
 from tunesmith.config.experiment import Experiment
 from tunesmith.config.policy import Policy
 from tunesmith.data.dataset import load_dataset
 from tunesmith.data.digest import digest_of
-from tunesmith.data.tasks import load_items, load_tasks
-from tunesmith.errors import ConfigError, RegistryError
-from tunesmith.gate.decide import Evidence, decide, unknown_metrics
+from tunesmith.errors import RegistryError
+from tunesmith.judgement import holdout_digest, judge, require_comparable, require_known_metrics
 from tunesmith.models.references import resolve
 from tunesmith.records import Decision, Scores, Verdict
 from tunesmith.registry import aliases, copying, evidence, hooks, ledger, page, selection, versions
@@ -52,10 +50,8 @@ class Move:
 
 def note_holdout_use(policy: Policy, experiment: Experiment, run_id: str) -> None:
     """Write into the ledger that a run's model is about to be scored on the holdout."""
-    items = load_items(load_tasks(experiment), experiment, "holdout")
-    digest = evidence.items_digest({task: [row["id"] for row in rows] for task, rows in items.items()})
     versions.ensure(policy.model)
-    aliases.note(policy.model, HOLDOUT, {"items": digest, "run": run_id})
+    aliases.note(policy.model, HOLDOUT, {"items": holdout_digest(experiment), "run": run_id})
 
 
 def register(experiment: Experiment, policy: Policy, run_id: str, scores: Scores) -> str:
@@ -67,7 +63,7 @@ def register(experiment: Experiment, policy: Policy, run_id: str, scores: Scores
     contents = Contents(
         base=base,
         experiment=experiment.tree(),
-        data={"source_sha256": load_dataset(experiment).digest, "scores_digest": scores.digest},
+        data={**data_digests(experiment), "scores_digest": scores.digest},
         max_new_tokens=REPLY_TOKENS,
     )
     with tempfile.TemporaryDirectory(dir=store.state_folder()) as scratch:
@@ -87,21 +83,10 @@ def register(experiment: Experiment, policy: Policy, run_id: str, scores: Scores
     return version
 
 
-def judge(policy: Policy, run_id: str) -> Verdict:
-    """The gate's verdict over a run's model, against the champion if there is one, else its base."""
-    verdict = decide(policy, gather(policy, run_id))
-    shrinkage = selection.shrinkage(run_id)
-    return replace(verdict, notes=(shrinkage.describe(),)) if shrinkage else verdict
-
-
-def gather(policy: Policy, run_id: str) -> Evidence:
-    """What the gates look at."""
-    record = evidence.load(run_id)
-    champion = versions.by_alias(policy.model, aliases.CHAMPION)
-    rival = None
-    if champion is not None and champion.run_id != run_id:
-        rival = evidence.load(champion.run_id).candidate
-    return Evidence(evidence.metrics(run_id), record.candidate, record.base, rival)
+def data_digests(experiment: Experiment) -> dict[str, str]:
+    """Digests of an experiment's rows: all of them, and each split's."""
+    dataset = load_dataset(experiment)
+    return {"source_sha256": dataset.digest, **{f"{split.name}_sha256": split.digest for split in dataset.splits}}
 
 
 def promote(policy: Policy, request: Request) -> tuple[Verdict, Move | None]:
@@ -121,6 +106,7 @@ def promote(policy: Policy, request: Request) -> tuple[Verdict, Move | None]:
     verify_candidate(candidate)
     require_known_metrics(policy, candidate)
     conditions = {**require_confirmed(candidate, request), **require_budget(policy, candidate, request, book)}
+    require_comparable(policy, candidate)
     verdict = judge(policy, candidate.run_id)
     page.publish(policy, candidate, verdict)
     if verdict.decision is not Decision.PASS:
@@ -164,18 +150,6 @@ def verify_candidate(candidate: Version) -> None:
         against_base.check_shapes(package, against_base.check_base(package))
     except RegistryError as error:
         raise RegistryError(f"{candidate.name} version {candidate.number}: {error}") from None
-
-
-def require_known_metrics(policy: Policy, candidate: Version) -> None:
-    """Refuse a policy with a metric that the candidate's run never logged."""
-    gathered = gather(policy, candidate.run_id)
-    unknown = unknown_metrics(policy, gathered)
-    if unknown:
-        metric = policy.gates[unknown[0]].metric
-        near = difflib.get_close_matches(metric, gathered.metrics, n=1)
-        hint = f"; did you mean {near[0]}?" if near else ""
-        where = policy.where("gates", unknown[0], "metric")
-        raise ConfigError(f"{where}: {metric} was never logged on run {candidate.run_id}{hint}")
 
 
 def require_confirmed(candidate: Version, request: Request) -> dict[str, str]:

@@ -1,18 +1,16 @@
 """The main job through real `mlflow run`, on the tiny model: run tree, registry, promotion, rollback."""
 
 import json
-import os
 import pathlib
 import re
-import signal
 import subprocess
 import sys
-import time
 
 import pytest
 from mlflow import MlflowClient
 from tests import sweeps
 from tests.conftest import copy_project, environment
+from tests.servers import tracking_server
 
 SMOKE = (
     "-P",
@@ -37,6 +35,12 @@ def runs_by_kind(client):
     for run in client.search_runs(experiments, "tags.`tunesmith.kind` != ''", order_by=["attributes.start_time"]):
         kinds.setdefault(run.data.tags["tunesmith.kind"], []).append(run)
     return kinds
+
+
+def entries(client, model):
+    """What a model's ledger holds."""
+    ledger = client.get_registered_model(model).tags["tunesmith.ledger"]
+    return [json.loads(text) for _, text in sorted(client.get_run(ledger).data.params.items())]
 
 
 @pytest.fixture(scope="module")
@@ -119,8 +123,26 @@ def test_the_winner_is_registered_judged_and_champion(client, finished):
     evidence = json.loads(pathlib.Path(stored).read_text())
     assert evidence["candidate"]["digest"] == evidence["base"]["digest"]
     assert len(evidence["candidate"]["items"]["intent"]) == 21
+    intent = next(entry for entry in entries(client, "smoke-bot") if entry["action"] == "intent")
+    assert intent["body"]["reason"] == f"main: winner of sweep {runs_by_kind(client)['sweep'][0].info.run_id}"
     assert "winner: trial" in finished[1].stderr
     assert "version 1 is champion" in finished[1].stdout
+
+
+def test_the_winners_card_tells_how_it_was_made(client):
+    kinds = runs_by_kind(client)
+    sweep, winner = kinds["sweep"][0].info.run_id, kinds["confirmation"][0].info.run_id
+    card = pathlib.Path(client.download_artifacts(winner, "card/card.md")).read_text()
+    for kind, run_id in (("sweep", sweep), ("confirmation", winner)):
+        assert re.search(rf"^- {kind}: \[.*\]\(#/experiments/\d+/runs/{run_id}\), \d+ s", card, re.MULTILINE)
+    data = client.get_run(sweep).data.tags["tunesmith.data_sha256"]
+    assert f"- source: smoke/conversations.jsonl, SHA-256 {data}" in card
+    assert "- audit: passed\n- audit/" in card
+    assert "Searched: method.learning_rate {" in card
+    assert re.search(
+        r"^\| holdout/intent/exact_match \| [\d.]+ \([\d.]+ to [\d.]+\) \| .* \| none \|$", card, re.MULTILINE
+    )
+    assert re.search(r"^[\d.]+ hours on \w+ \d+ cores; about [\d.]+ kWh at", card, re.MULTILINE)
 
 
 def test_the_registered_model_loads_and_answers_without_tunesmith(finished, tmp_path):
@@ -176,20 +198,8 @@ def test_a_killed_sweep_resumes_under_its_first_parent(project):
     assert [run.data.tags["tunesmith.trial"] for run in kinds["trial"]] == ["0", "1", "2"]
 
 
-def test_everything_works_the_same_against_a_tracking_server(project, free_port):
-    uri = f"http://127.0.0.1:{free_port}"
-    command = [MLFLOW, "server", "--backend-store-uri", f"sqlite:///{project / 'mlflow.db'}", "--port", str(free_port)]
-    command += ["--artifacts-destination", str(project / "artifacts"), "--serve-artifacts", "--host", "127.0.0.1"]
-    server = subprocess.Popen(
-        command,
-        cwd=project,
-        env=environment(),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    try:
-        wait_for_server(uri)
+def test_everything_works_the_same_against_a_tracking_server(project):
+    with tracking_server(project) as uri:
         done = mlflow_run(project, "sweep", "--experiment-name", "smoke", *SMOKE, "-P", "trials=2", uri=uri)
         assert done.returncode == 0, done.stderr[-4000:]
         client = MlflowClient(uri)
@@ -198,36 +208,26 @@ def test_everything_works_the_same_against_a_tracking_server(project, free_port)
         assert client.get_run(version.run_id).info.artifact_uri.startswith("mlflow-artifacts:/")
         assert list((project / "artifacts").rglob("adapter_model.safetensors"))
         assert not (project / "mlruns").exists()
-    finally:
-        os.killpg(server.pid, signal.SIGTERM)
-        server.wait(timeout=20)
 
 
-@pytest.fixture
-def free_port():
-    import socket
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-def wait_for_server(uri, seconds=60):
-    import urllib.request
-
-    until = time.monotonic() + seconds
-    while time.monotonic() < until:
-        try:
-            with urllib.request.urlopen(f"{uri}/health", timeout=2):
-                return
-        except OSError:
-            time.sleep(0.3)
-    raise AssertionError("the server did not start")
+def replay(project, run_id):
+    command = [sys.executable, "-m", "tunesmith", "replay", run_id, "--json"]
+    return subprocess.run(command, cwd=project, env=environment(), capture_output=True, text=True, check=False)
 
 
 def test_a_confirmation_is_replayed_to_the_bit(finished, client):
-    run_id = runs_by_kind(client)["confirmation"][0].info.run_id
-    command = [sys.executable, "-m", "tunesmith", "replay", run_id, "--json"]
-    done = subprocess.run(command, cwd=finished[0], env=environment(), capture_output=True, text=True, check=False)
+    done = replay(finished[0], runs_by_kind(client)["confirmation"][0].info.run_id)
     assert done.returncode == 0, done.stderr[-3000:]
     assert json.loads(done.stdout)["outcome"] == "identical"
+
+
+def test_a_trial_is_replayed_with_the_losses_it_had_in_the_sweep(finished, client):
+    """To the bit where it trained alone; within rounding where others shared its passes."""
+    trial = runs_by_kind(client)["trial"][0]
+    done = replay(finished[0], trial.info.run_id)
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = json.loads(done.stdout)
+    assert found["outcome"] in {"identical", "close"}
+    assert found["recorded_sha256"] == trial.data.tags["tunesmith.adapter_sha256"] != ""
+    replays = {run.data.tags["tunesmith.replays"]: run for run in runs_by_kind(client)["replay"]}
+    assert replays[trial.info.run_id].data.tags["tunesmith.outcome"] == found["outcome"]

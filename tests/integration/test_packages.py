@@ -1,22 +1,21 @@
 """Packages elsewhere: merged weights, another registry, MLflow's own server."""
 
 import json
-import os
-import pathlib
 import shutil
-import signal
-import socket
 import subprocess
-import sys
-import time
-import urllib.error
-import urllib.request
 
+import mlflow
 import pytest
-from tests.conftest import environment
-from tests.versions import POLICY, POLICY_TEXT, add_version, write_policy
+import yaml
+from tests import tampering
+from tests.servers import bare_environment, clean_python, scoring_server
+from tests.versions import EXPERIMENT, POLICY, POLICY_TEXT, add_version, write_policy
 
+from tunesmith.config import Experiment
+from tunesmith.data.dataset import load_dataset
 from tunesmith.errors import RegistryError
+from tunesmith.models.references import resolve
+from tunesmith.registry import versions
 from tunesmith.tracking import store as tracking_store
 
 REQUEST = {"messages": [{"role": "user", "content": "What is the opposite of hot?"}], "max_tokens": 8}
@@ -28,16 +27,12 @@ def project(registered_project):
 
 
 def answer(number):
-    import mlflow
-
     return mlflow.pyfunc.load_model(f"models:/bot/{number}").predict(REQUEST)["choices"][0]["message"]["content"]
 
 
 def test_merged_weights_answer_as_the_adapter_does(store, adapters):
     write_policy(store, POLICY_TEXT + "package: merged\n")
     number = add_version(adapters[1], right=55)
-    from tunesmith.registry import versions
-
     package = versions.verify(versions.get("bot", number))
     assert (package / "merged/model.safetensors").is_file()
     assert answer(number) == answer("2")
@@ -89,45 +84,64 @@ def test_copying_to_itself_or_a_version_that_is_not_there_is_refused(store, invo
     assert "bot: version 9 does not exist" in done.stderr
 
 
-HIDE_SOURCES = "import sys\nsys.path[:] = [folder for folder in sys.path if not folder.endswith('/src')]\n"
+@pytest.fixture
+def elsewhere(tmp_path):
+    """A Python with the packages that a version requires, but not Tunesmith, and a folder to work in."""
+    python, folder = clean_python(tmp_path / "clean"), tmp_path / "elsewhere"
+    folder.mkdir()
+    code = "import importlib.util as u; print([bool(u.find_spec(name)) for name in ('mlflow', 'torch', 'tunesmith')])"
+    done = subprocess.run(
+        [python, "-c", code], cwd=folder, env=bare_environment(python), capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "[True, True, False]"
+    return python, folder
 
 
-def test_mlflow_serves_the_champion_without_tunesmith_installed(store, tmp_path):
-    """A real request over HTTP; the server's Python cannot see this checkout's sources."""
-    (tmp_path / "site").mkdir()
-    (tmp_path / "site/sitecustomize.py").write_text(HIDE_SOURCES)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+def test_mlflow_serves_the_champion_where_tunesmith_is_not_installed(store, elsewhere):
+    """A real request over HTTP, then the same server refused a package of which one byte was changed."""
     uri = f"sqlite:///{store / 'mlflow.db'}"
-    env = environment(MLFLOW_TRACKING_URI=uri, PYTHONPATH=str(tmp_path / "site"))
-    assert subprocess.call([sys.executable, "-c", "import tunesmith"], cwd=tmp_path, env=env, stderr=subprocess.DEVNULL)
-    command = [str(pathlib.Path(sys.executable).parent / "mlflow"), "models", "serve", "-m", "models:/bot@champion"]
-    command += ["--env-manager", "local", "--port", str(port), "--host", "127.0.0.1", "--workers", "1"]
-    log = (tmp_path / "server.log").open("w")
-    server = subprocess.Popen(command, cwd=tmp_path, env=env, stdout=log, stderr=log, start_new_session=True)
-    try:
-        body = ask(f"http://127.0.0.1:{port}", server)
-    finally:
-        os.killpg(server.pid, signal.SIGTERM)
-        server.wait(timeout=20)
+    with scoring_server(*elsewhere, "models:/bot@champion", uri=uri) as server:
+        body = server.ask(REQUEST)
     assert body["choices"][0]["message"]["role"] == "assistant"
+    assert body["choices"][0]["message"]["content"] == answer("1")
     assert body["usage"]["completion_tokens"] <= 8
     assert body["object"] == "chat.completion"
 
+    package = versions.fetch(versions.get("bot", "1")) / versions.PACKAGE
+    kept = (package / tampering.WEIGHTS).read_bytes()
+    tampering.flip(tampering.WEIGHTS)(package)
+    try:
+        with scoring_server(*elsewhere, "models:/bot@champion", uri=uri) as server:
+            said = server.refusal()
+    finally:
+        (package / tampering.WEIGHTS).write_bytes(kept)
+    assert f"RegistryError: {tampering.WEIGHTS}: was changed" in said
 
-def ask(url, server, seconds=120):
-    """The reply to a chat request, once the server is up."""
-    until = time.monotonic() + seconds
-    request = urllib.request.Request(
-        f"{url}/invocations", json.dumps(REQUEST).encode(), {"Content-Type": "application/json"}
-    )
-    while time.monotonic() < until and server.poll() is None:
-        try:
-            with urllib.request.urlopen(request, timeout=30) as reply:
-                return json.load(reply)
-        except urllib.error.HTTPError as error:
-            raise AssertionError(error.read().decode()[:2000]) from None
-        except OSError:
-            time.sleep(0.3)
-    raise AssertionError("the server did not answer")
+
+def test_a_version_is_an_mlflow_model_from_code_with_all_that_made_it(store):
+    folder = versions.fetch(versions.get("bot", "1"))
+    logged = yaml.safe_load((folder / "MLmodel").read_text())
+    flavor = logged["flavors"]["python_function"]
+    assert flavor["loader_module"] == "mlflow.pyfunc.loaders.code_model"
+    assert "python_model" not in flavor  # where MLflow keeps a pickled one
+    assert flavor["code"] == "code"
+    assert (folder / "code/tunesmith/registry/chat_model.py").is_file()
+    assert not [path for path in folder.rglob("*") if path.suffix in {".pkl", ".bin", ".pt"}]
+    inputs, outputs = (json.loads(logged["signature"][side]) for side in ("inputs", "outputs"))
+    assert "messages" in {column["name"] for column in inputs}
+    assert "choices" in {column["name"] for column in outputs}
+    example = json.loads((folder / logged["saved_input_example_info"]["artifact_path"]).read_text())
+    assert example["messages"][0]["role"] == "user"
+
+    package = folder / versions.PACKAGE
+    data, base = (json.loads((package / name).read_text()) for name in ("data.json", "base.json"))
+    dataset = load_dataset(Experiment.from_yaml(EXPERIMENT))
+    assert data["source_sha256"] == dataset.digest
+    assert data["holdout_sha256"] == dataset.holdout.digest
+    assert data["scores_digest"] == "same"
+    assert base == {"reference": "bundled:tiny-llama", "revision": None, "sha256": resolve("bundled:tiny-llama").sha256}
+    assert json.loads((package / "experiment.json").read_text()) == Experiment.from_yaml(EXPERIMENT).tree()
+    assert json.loads((package / "generation.json").read_text()) == {"max_new_tokens": 256, "do_sample": False}
+    assert (package / "tokenizer/chat_template.jinja").is_file()
+    assert f"mlflow=={mlflow.__version__}" in (package / "requirements.txt").read_text().split()
+    assert sum(path.stat().st_size for path in (package / "adapter").iterdir()) < 1_000_000

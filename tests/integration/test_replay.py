@@ -51,6 +51,11 @@ def test_runs_that_cannot_be_replayed_are_told(store, invoke):
     done = invoke("replay", unfinished.id)
     assert done.exit_code == 2
     assert "is a run of kind sft that is unfinished" in done.stderr
+    halved = runs.create("smoke", "x", kind="trial")
+    halved.finish("KILLED", reason="halved")
+    done = invoke("replay", halved.id)
+    assert done.exit_code == 2
+    assert "is a run of kind trial that is KILLED; finished runs of kind sft, confirmation, trial" in done.stderr
     done = invoke("replay", "0" * 32)
     assert done.exit_code == 2
     assert "no such run" in done.stderr

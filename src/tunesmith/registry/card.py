@@ -59,7 +59,8 @@ def gather(policy: Policy, version: Version, verdict: Verdict) -> dict[str, Any]
         "stages": stages,
         "data": {"source": experiment["data"]["source"], **read_json(package, "data.json")},
         "audit": {name: value for name, value in metrics.items() if name.startswith("audit/")},
-        "scores": scores(record, former(version)),
+        "audit_verdict": audit_verdict(version.run_id, metrics),
+        "scores": scores(record, former(version, record.candidate.digest)),
         "adversarial": {name: value for name, value in metrics.items() if "adversarial" in name},
         "forgetting": {name: value for name, value in metrics.items() if "forgetting" in name},
         "settings": flat({key: experiment[key] for key in ("model", "adapter", "method")}),
@@ -101,11 +102,19 @@ def chain(run_id: str) -> list[dict[str, Any]]:
     return stages
 
 
-def former(version: Version) -> Scores | None:
-    """The scores of the champion before a version, if there was one whose records are still there."""
+def audit_verdict(run_id: str, metrics: Mapping[str, float]) -> str:
+    """Whether the data had passed its audit when the run was trained."""
+    forced = runs.attach(run_id).tag("data_forced")
+    if forced:
+        return f"refused by {forced}; trained all the same, as data.force asks"
+    return "passed" if any(name.startswith("audit/") for name in metrics) else "not recorded"
+
+
+def former(version: Version, digest: str) -> Scores | None:
+    """The scores of the champion before a version, on the same items if it has such, while its records are there."""
     others = [n for n in follow(ledger.read(version.name).entries).champions if n != version.number]
     try:
-        return evidence.load(versions.get(version.name, others[-1]).run_id).candidate if others else None
+        return evidence.load_under(versions.get(version.name, others[-1]).run_id, digest).candidate if others else None
     except RegistryError:
         return None
 

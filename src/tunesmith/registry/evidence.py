@@ -35,20 +35,39 @@ class Record:
 
 def save(run: Run, *, candidate: Scores, base: Scores) -> None:
     """Keep the holdout scores on the run that trained the candidate."""
-    scored = {"adapter_sha256": run.tag("adapter_sha256"), "base_sha256": run.tag("base_sha256")}
-    run.json({"candidate": _tree(candidate), "base": _tree(base), **scored}, ARTIFACT)
+    _write(run, Record(candidate, base, run.tag("adapter_sha256"), run.tag("base_sha256")), ARTIFACT)
+
+
+def save_also(run: Run, record: Record) -> None:
+    """Keep scores on other items or by other tasks beside those that a version was registered with."""
+    _write(run, record, under(record.candidate.digest))
+
+
+def under(digest: str) -> str:
+    """Where later scores are kept."""
+    return f"evaluation/holdout-{digest[:12]}.json"
 
 
 def load(run_id: str) -> Record:
     """The holdout scores of a run's model and of its base; raises `RegistryError` when it was not scored."""
-    try:
-        stored = attach(run_id).read_json(ARTIFACT)
-        candidate, base = Scores(**stored["candidate"]), Scores(**stored["base"])
-        return Record(candidate, base, stored["adapter_sha256"], stored["base_sha256"])
-    except (MlflowException, OSError):
-        raise RegistryError(f"run {run_id}: has not been scored on the holdout; run a sweep, which does it") from None
-    except (KeyError, TypeError, ValueError):
-        raise RegistryError(f"run {run_id}: its {ARTIFACT} is damaged; score it again") from None
+    record = _read(run_id, ARTIFACT)
+    if record is None:
+        raise RegistryError(f"run {run_id}: has not been scored on the holdout; run a sweep, which does it")
+    return record
+
+
+def load_under(run_id: str, digest: str) -> Record:
+    """The scores of a run's model under a digest if there are any, else those it was registered with.
+
+    Raises `RegistryError` when later scores are of other weights.
+    """
+    first = load(run_id)
+    later = None if first.candidate.digest == digest else _read(run_id, under(digest))
+    if later is None:
+        return first
+    if (later.adapter_sha256, later.base_sha256) != (first.adapter_sha256, first.base_sha256):
+        raise RegistryError(f"run {run_id}: {under(digest)} holds scores of another model; score it again")
+    return later
 
 
 def require_finished(run_id: str) -> None:
@@ -73,7 +92,7 @@ def require_fresh(record: Record, package: pathlib.Path) -> None:
         if scored != packaged:
             raise RegistryError(
                 f"{ARTIFACT}: is stale: the {what} it was made with has the digest {scored[:12]}, "
-                f"the package's has {str(packaged)[:12]}; score the model again"
+                f"the package's has {str(packaged)[:12]}; score and register the model again"
             )
 
 
@@ -85,6 +104,23 @@ def items_digest(items: Mapping[str, Iterable[str]]) -> str:
 def metrics(run_id: str) -> dict[str, float]:
     """All metrics of a run, their last values."""
     return dict(store.client().get_run(run_id).data.metrics)
+
+
+def _write(run: Run, record: Record, name: str) -> None:
+    scores = {"candidate": _tree(record.candidate), "base": _tree(record.base)}
+    run.json({**scores, "adapter_sha256": record.adapter_sha256, "base_sha256": record.base_sha256}, name)
+
+
+def _read(run_id: str, name: str) -> Record | None:
+    """The record in an artifact; None when there is no such artifact."""
+    try:
+        stored = attach(run_id).read_json(name)
+        candidate, base = Scores(**stored["candidate"]), Scores(**stored["base"])
+        return Record(candidate, base, stored["adapter_sha256"], stored["base_sha256"])
+    except (MlflowException, OSError):
+        return None
+    except (KeyError, TypeError, ValueError):
+        raise RegistryError(f"run {run_id}: its {name} is damaged; score it again") from None
 
 
 def _tree(scores: Scores) -> dict[str, Any]:

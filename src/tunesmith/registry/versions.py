@@ -1,6 +1,10 @@
 """Versions in the registry: a package logged as an MLflow model from code, with its evidence linked."""
 
+import functools
 import pathlib
+import re
+import tempfile
+import urllib.parse
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -23,6 +27,8 @@ from tunesmith.tracking.runs import TAG, Run, attach
 PACKAGE = "artifacts/package"
 FILES = "package/files.json"
 ADDED_BY_MLFLOW = "registered_model_meta"
+LOGGED = re.compile(r"models:/(?P<id>m-\w+)")
+REFERENCE = re.compile(r"models:/(?P<name>[^/@]+)(@(?P<alias>[^/@]+)|/(?P<number>\d+))")
 
 
 @dataclass(frozen=True)
@@ -45,7 +51,7 @@ def register(package: pathlib.Path, run: Run, name: str, *, tags: Mapping[str, A
     files = verify_package(package)
     digest = manifest.digest(files)
     info = _log_model(package, run, files)
-    logged = model_files(pathlib.Path(mlflow.artifacts.download_artifacts(artifact_uri=info.model_uri)))
+    logged = model_files(_folder(info.model_uri))
     run.json(logged, FILES)
     ensure(name)
     client = store.client()
@@ -107,13 +113,41 @@ def get(name: str, number: str) -> Version:
     return Version(name, str(found.version), found.run_id, found.source, found.tags)
 
 
+def find(reference: str) -> Version:
+    """The version that `models:/NAME@ALIAS` or `models:/NAME/NUMBER` names; raises `RegistryError` for any other."""
+    match = REFERENCE.fullmatch(reference)
+    if match is None:
+        raise RegistryError(
+            f"{reference}: is not a registered version; write models:/NAME@ALIAS or models:/NAME/NUMBER"
+        )
+    if match["number"]:
+        return get(match["name"], match["number"])
+    found = by_alias(match["name"], match["alias"])
+    if found is None:
+        raise RegistryError(f"{reference}: no version of {match['name']} has that alias")
+    return found
+
+
 def fetch(version: Version) -> pathlib.Path:
     """The folder of a version's logged model, downloaded if it lies elsewhere."""
     try:
-        folder = pathlib.Path(mlflow.artifacts.download_artifacts(artifact_uri=version.source))
+        return _folder(version.source)
     except (MlflowException, OSError):
         raise RegistryError(f"{version.name}: the files of version {version.number} were deleted") from None
-    return folder
+
+
+def _folder(uri: str) -> pathlib.Path:
+    """Where a logged model lies, if that is here; else a copy, which is removed when this process ends."""
+    logged = LOGGED.fullmatch(uri)
+    location = store.client().get_logged_model(logged["id"]).artifact_location if logged else ""
+    here = urllib.parse.urlparse(location).scheme in {"", "file"}
+    target = None if here else tempfile.mkdtemp(dir=_copies().name)
+    return pathlib.Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=target))
+
+
+@functools.cache
+def _copies() -> tempfile.TemporaryDirectory[str]:
+    return tempfile.TemporaryDirectory(prefix="tunesmith-")
 
 
 def verify(version: Version) -> pathlib.Path:

@@ -13,18 +13,19 @@ from tunesmith.tracking.store import project_root
 
 def run_command(experiment: Experiment) -> str:
     """The `mlflow run` command line that trains this experiment, overrides of its file included."""
-    original = Experiment.from_yaml(experiment.path)
-    changed = {
-        name: overrides.get(experiment, name)
-        for name in overrides.field_names()
-        if overrides.get(experiment, name) != overrides.get(original, name)
-    }
-    pairs = [
-        ("experiment", relative_to_project(experiment.path)),
-        *((name, _text(value)) for name, value in changed.items()),
-    ]
+    pairs = [("experiment", relative_to_project(experiment.path)), *changes(experiment).items()]
     arguments = " ".join(f"-P {shlex.quote(f'{name}={value}')}" for name, value in pairs)
     return f"mlflow run . -e {experiment.method.kind} {arguments}"
+
+
+def changes(experiment: Experiment, under: str | tuple[str, ...] = "") -> dict[str, str]:
+    """The fields, their names beginning so, that differ from the experiment's file, each with its value as text."""
+    original = Experiment.from_yaml(experiment.path)
+    return {
+        name: _text(overrides.get(experiment, name))
+        for name in overrides.field_names(under)
+        if overrides.get(experiment, name) != overrides.get(original, name)
+    }
 
 
 def relative_to_project(path: pathlib.Path) -> str:
