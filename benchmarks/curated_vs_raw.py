@@ -13,7 +13,9 @@ seeds; the interval is the paired bootstrap of `tunesmith.stats.paired`, by grou
 """
 
 import argparse
+import functools
 import json
+import multiprocessing
 import os
 import pathlib
 import statistics
@@ -21,7 +23,8 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, replace
 from typing import Any
 
 from tunesmith.audit.curate import curate
@@ -31,7 +34,7 @@ from tunesmith.data.formats import check_conversation
 from tunesmith.data.readers.lines import read_jsonl
 from tunesmith.errors import DataError
 from tunesmith.records import Row, Scores
-from tunesmith.stats.paired import paired_difference
+from tunesmith.stats.paired import Difference, paired_difference
 from tunesmith.sweep.protocol import Job
 from tunesmith.sweep.workbench import Workbench
 
@@ -82,16 +85,34 @@ def readable(rows: Sequence[Row]) -> list[Row]:
     return kept
 
 
-def train(
-    bench: Workbench, *, seed: int, epochs: int, rows: int, folder: pathlib.Path
-) -> tuple[Scores, dict[str, float]]:
+@dataclass(frozen=True)
+class Training:
+    """One training of an arm: which data, from which seed, for how many epochs over how many rows."""
+
+    arm: str
+    data: str
+    seed: int
+    epochs: int
+    rows: int
+
+
+@functools.lru_cache(maxsize=2)
+def bench_on(data: str, folder: pathlib.Path) -> Workbench:
+    """The base model with the rows of a set, loaded once in each process."""
+    rows = [row for _, row in read_jsonl(folder / f"{data}-rows.jsonl")]
+    return Workbench(experiment_on(rows, data, folder))
+
+
+def train(training: Training, folder: pathlib.Path) -> Scores:
     """Train one adapter and score it on bench."""
-    values = {"seed": seed, "method.epochs": epochs, "data.train_rows": rows}
-    job = Job(overrides.apply(bench.experiment, values), "bench", str(folder), slots=True)
+    bench = bench_on(training.data, folder)
+    values = {"seed": training.seed, "method.epochs": training.epochs, "data.train_rows": training.rows}
+    own = folder / f"{training.arm}-{training.seed}".replace(" ", "-")
+    job = Job(overrides.apply(bench.experiment, values), "bench", str(own), slots=True)
     done = bench.execute(job, Silent())
-    if done.trained is None:
-        raise RuntimeError("nothing was trained")
-    return done.scores, dict(done.trained.metrics)
+    exact = done.scores.metrics["bench/intent/exact_match"]
+    print(f"seed {training.seed}, {training.arm}: exact match {exact:.3f}", file=sys.stderr, flush=True)
+    return done.scores
 
 
 def item_means(scores: Sequence[Scores], measure: str) -> dict[str, float]:
@@ -111,7 +132,7 @@ def compare(results: Mapping[str, Sequence[Scores]]) -> dict[str, Any]:
     groups = results[RIVAL][0].groups
     differences = {
         name: {
-            measure: asdict(
+            measure: plain(
                 paired_difference(
                     item_means(results[arm], measure), item_means(results[RIVAL], measure), groups, confidence=0.975
                 )
@@ -121,6 +142,11 @@ def compare(results: Mapping[str, Sequence[Scores]]) -> dict[str, Any]:
         for name, arm in COMPARISONS.items()
     }
     return {"by_seed": means, "curated_minus_raw": differences}
+
+
+def plain(difference: Difference) -> dict[str, float]:
+    """A difference without its resampled means."""
+    return {key: value for key, value in vars(difference).items() if key != "means"}
 
 
 def main() -> int:
@@ -155,24 +181,31 @@ def main() -> int:
 def run(
     raw: Sequence[Row], kept: Sequence[Row], arguments: argparse.Namespace, folder: pathlib.Path
 ) -> tuple[dict[str, list[Scores]], Scores]:
-    """Train every arm from every seed; returns their scores, and those of the base."""
-    clean = Workbench(experiment_on(kept, "curated", folder))
-    dirty = Workbench(experiment_on(readable(raw), "raw", folder))
-    base = clean.score(Job(clean.experiment, "bench", str(folder), train=False))
-    arms = {
-        "curated, 1 epoch": (clean, 1, arguments.rows),
-        "curated, 2 epochs": (clean, 2, arguments.rows),
-        RIVAL: (dirty, 1, 2 * arguments.rows),
-    }
-    results: dict[str, list[Scores]] = {arm: [] for arm in arms}
-    for seed in range(arguments.seeds):
-        for arm, (bench, epochs, rows) in arms.items():
-            scores, metrics = train(bench, seed=seed, epochs=epochs, rows=rows, folder=folder / f"{seed}")
-            results[arm].append(scores)
-            exact = scores.metrics["bench/intent/exact_match"]
-            speed = metrics["train/tokens_per_second"]
-            print(f"seed {seed}, {arm}: exact match {exact:.3f}, {speed:.0f} tokens/s", file=sys.stderr, flush=True)
-    return results, base
+    """Train every arm from every seed, on all cores at once; returns their scores, and those of the base."""
+    for name, rows in (("curated", kept), ("raw", readable(raw))):
+        lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        (folder / f"{name}-rows.jsonl").write_text(lines, encoding="utf-8")
+    arms = [
+        Training("curated, 1 epoch", "curated", 0, 1, arguments.rows),
+        Training("curated, 2 epochs", "curated", 0, 2, arguments.rows),
+        Training(RIVAL, "raw", 0, 1, 2 * arguments.rows),
+    ]
+    trainings = [replace(arm, seed=seed) for seed in range(arguments.seeds) for arm in arms]
+    os.environ["OMP_NUM_THREADS"] = "1"
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(len(os.sched_getaffinity(0)), mp_context=context) as pool:
+        base = pool.submit(score_base, folder)
+        scores = list(pool.map(train, trainings, [folder] * len(trainings)))
+    results: dict[str, list[Scores]] = {arm.arm: [] for arm in arms}
+    for training, found in zip(trainings, scores, strict=True):
+        results[training.arm].append(found)
+    return results, base.result()
+
+
+def score_base(folder: pathlib.Path) -> Scores:
+    """The base's scores on bench."""
+    bench = bench_on("curated", folder)
+    return bench.score(Job(bench.experiment, "bench", str(folder), train=False))
 
 
 if __name__ == "__main__":
