@@ -3,7 +3,6 @@
 import io
 import math
 
-import optuna
 import pytest
 from optuna.trial import TrialState
 from rich.console import Console
@@ -130,25 +129,6 @@ def test_trials_that_wait_are_not_sent_again_by_recovery(experiment, space):
     sweep = make(experiment, space)
     run(sweep, 9, most=3)
     assert sweep.recover() == []
-
-
-def test_a_failed_trial_is_queued_once_more(experiment, space):
-    sweep = make(experiment, space)
-    run(sweep, 9, most=2)
-    lost = sweep.ask()
-    sweep.study.tell(lost.number, state=TrialState.FAIL)
-    sweep.recover()
-    sweep.recover()
-    again = sweep.ask()
-    assert again.params == lost.params
-    assert again.user_attrs == {"retry_of": lost.number, "attempt": 2, "source": "retry"}
-
-
-def test_attempts_are_limited(experiment, space):
-    sweep = make(experiment, space)
-    trial = optuna.trial.create_trial(state=TrialState.FAIL, user_attrs={"attempt": studies.MAX_ATTEMPTS - 1})
-    assert sweep.retry(trial)
-    assert not sweep.retry(optuna.trial.create_trial(state=TrialState.FAIL, user_attrs={"attempt": 3}))
 
 
 def test_a_resumed_sweep_must_be_the_same_or_say_that_it_is_not(experiment, space):

@@ -123,7 +123,8 @@ class Search:
         """Segments for free places, as far as something can be done now; called under the lock."""
         self.coordinator.lease.check()
         found: list[Segment] = []
-        while not self.coordinator.paused and len(found) < places and (segment := self._next_segment()) is not None:
+        held = self.coordinator.paused or self.coordinator.crew.stopping
+        while not held and len(found) < places and (segment := self._next_segment()) is not None:
             found.append(segment)
         return tuple(found)
 
@@ -292,6 +293,6 @@ class Lane(Follower):
 
 
 def origin(trial: FrozenTrial) -> dict[str, Any]:
-    """Where a trial's parameters come from, and which trial it repeats, if any."""
-    known = {key: trial.user_attrs[key] for key in ("source", "retry_of", "warm") if key in trial.user_attrs}
+    """Where a trial's parameters come from, and with which trial's weights it begins, if any."""
+    known = {key: trial.user_attrs[key] for key in ("source", "warm") if key in trial.user_attrs}
     return {"source": "sampler", **known}

@@ -16,6 +16,7 @@ from tunesmith.sweep import study as studies
 from tunesmith.sweep.collection import FINISHED
 from tunesmith.sweep.lease import KEY, is_live
 
+SEARCHING = "searching"
 STATES = {TrialState.COMPLETE: "done", TrialState.PRUNED: "halved", TrialState.FAIL: "failed"}
 
 
@@ -86,6 +87,9 @@ def add_trial(
 ) -> tuple[str, dict[str, Any]]:
     """Ask a running sweep for one more trial; returns the study's name and the trial's parameters."""
     study = newest(experiment)
+    phase = study.user_attrs.get("phase", SEARCHING)
+    if phase != SEARCHING:
+        raise StudyError(f"{study.study_name}: is past its search ({phase}); a new sweep can take another trial")
     trials = study.get_trials(deepcopy=False)
     known = next((trial for trial in trials if trial.params), None)
     if known is None:

@@ -24,7 +24,6 @@ from tunesmith.sweep.lease import require_free
 from tunesmith.sweep.rungs import Ladder, Standing
 from tunesmith.tracking.store import project_root
 
-MAX_ATTEMPTS = 3
 ENDED = (TrialState.COMPLETE, TrialState.PRUNED)
 
 
@@ -72,7 +71,7 @@ class SweepStudy:
         return found
 
     def ask(self) -> FrozenTrial:
-        """The next trial: of the queue (grid points, added ones, retries), else proposed by the sampler."""
+        """The next trial: of the queue (grid points, earlier winners, added ones), else proposed by the sampler."""
         self.study.sampler = optuna.samplers.RandomSampler(seed=self.seed)  # never asked: every value is fixed
         if not self.trials(TrialState.WAITING):
             trials = self.trials()
@@ -119,30 +118,15 @@ class SweepStudy:
         """How many trials people have asked for beside those of the budget."""
         return sum(1 for trial in self.trials() if trial.user_attrs.get("source") == "added")
 
-    def retry(self, trial: FrozenTrial) -> bool:
-        """Queue a failed trial once more; False when its attempts are used up."""
-        attempt = trial.user_attrs.get("attempt", 1)
-        if attempt >= MAX_ATTEMPTS:
-            return False
-        attributes = {"retry_of": trial.number, "attempt": attempt + 1, "source": "retry"}
-        self.study.enqueue_trial(trial.params, user_attrs=attributes)
-        return True
-
     def recover(self) -> list[int]:
         """After an interruption: the trials that were in training, in the order they were sent.
 
-        Trials that failed are queued once more each. One that was cut off while it was asked for gets the rest
-        of its parameters.
+        One that was cut off while it was asked for gets the rest of its parameters.
         """
         for trial in self.trials(TrialState.RUNNING):
             for name, bounds in proposals.distributions(self.space).items():
                 if name not in trial.params:
                     self.handle(trial.number)._suggest(name, bounds)  # what `ask` does with a queued trial
-        trials = self.trials()
-        retried = {trial.user_attrs.get("retry_of") for trial in trials}
-        for trial in trials:
-            if trial.state == TrialState.FAIL and trial.number not in retried:
-                self.retry(trial)
         end = len(rungs(self.space))
         cut = [s.number for s in self.standings() if not s.paused or s.sent in {0, end}]
         running = {trial.number: trial for trial in self.trials(TrialState.RUNNING)}
