@@ -29,13 +29,13 @@ def test_a_killed_sweep_ends_as_if_nothing_had_happened(project, whole, victim):
 
 def test_a_worker_that_hangs_is_ended_and_its_trial_goes_on(project, whole):
     """Stopped past its lease, then woken: what it would still say is lost with its pipe."""
-    sweep = sweeps.start(project, TUNESMITH_LEASE_SECONDS="4")
+    sweep = sweeps.start(project, TUNESMITH_LEASE_SECONDS="6")
     sweeps.wait_for(project, "trial", 1)
     worker = sweeps.workers_of(sweep)[0]
     worker.suspend()
     worker.wait(timeout=30)
     sweeps.finish(project, sweep)
-    assert "gave no sign of life for 4 s and was ended" in sweeps.log_of(project)
+    assert "gave no sign of life for 6 s and was ended" in sweeps.log_of(project)
     assert sweeps.left(project) == whole
 
 
