@@ -34,7 +34,7 @@ test: .venv/installed
 	ruff format --check .
 	mypy
 	lint-imports
-	python -m pytest --numprocesses 2 --dist loadfile
+	python -m pytest
 
 soak: .venv/installed
 	python -m pytest -m soak
