@@ -177,8 +177,8 @@ def sweep(experiment: Experiment, space: str, policy: str, **options: Any) -> tu
     """Search, confirm the best on fresh seeds, and register the winner as candidate."""
     loaded_space, loaded_policy = SearchSpace.from_yaml(space), Policy.from_yaml(policy)
     from tunesmith import pipeline
+    from tunesmith.sweep.budget import Budget
     from tunesmith.sweep.opening import Resume
-    from tunesmith.sweep.search import Budget
 
     limits = options["max_hours"] or None, options["target"] or None
     budget = Budget(options["trials"], *limits, warm_start=options["warm_start"])
@@ -202,7 +202,7 @@ def whole_story(experiment: Experiment, space: str, policy: str, trials: int) ->
     """Everything in one run: audit, base scores, sweep, registration, gate, promotion."""
     loaded_space, loaded_policy = SearchSpace.from_yaml(space), Policy.from_yaml(policy)
     from tunesmith import pipeline
-    from tunesmith.sweep.search import Budget
+    from tunesmith.sweep.budget import Budget
 
     with Progress() as progress:
         budget = Budget(trials)

@@ -21,6 +21,7 @@ from tunesmith.models.references import resolve
 from tunesmith.progress import Bar, Progress
 from tunesmith.records import AuditReport, Scores, TrainedRun, Verdict
 from tunesmith.registry import evidence, page, versions
+from tunesmith.sweep.budget import Budget
 from tunesmith.sweep.closing import finish, log_search, log_winner
 from tunesmith.sweep.confirmation import Candidate, confirm
 from tunesmith.sweep.coordinator import Coordinator
@@ -29,7 +30,7 @@ from tunesmith.sweep.executors import LocalWorker
 from tunesmith.sweep.following import log_scores, log_training
 from tunesmith.sweep.opening import Resume, begin_with_earlier, open_sweep
 from tunesmith.sweep.protocol import Items, Job
-from tunesmith.sweep.search import Budget, Search
+from tunesmith.sweep.search import Search
 from tunesmith.tracking import runs, store
 from tunesmith.tracking.command import relative_to_project, run_command
 from tunesmith.tracking.datasets import log_dataset

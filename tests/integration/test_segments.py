@@ -173,6 +173,9 @@ def test_what_the_engine_does_not_cover_pauses_too(bench, experiment, tmp_path):
     assert straight.ends()["a"].trained.engine == "trl: adapter.dropout 0.1"
     paused = run(bench, [segment(dropout, tmp_path / "paused", until=0.5)])
     assert isinstance(paused.ends()["a"], Paused)
+    again = run(bench, [segment(dropout, tmp_path / "paused", until=0.5)])  # its end was not heard of
+    assert again.ends() == paused.ends()
+    assert again.losses("a") == {}
     last = run(bench, [segment(dropout, tmp_path / "paused")])
     assert min(last.losses("a")) == 7
     assert paused.losses("a") | last.losses("a") == pytest.approx(straight.losses("a"), rel=1e-5)

@@ -9,7 +9,14 @@ import time
 
 import pytest
 from tests import sweeps
-from tests.conftest import copy_project, environment
+from tests.conftest import ROOT, copy_project, environment
+
+from tunesmith.config import Experiment
+from tunesmith.sweep.crew import persistent
+from tunesmith.sweep.executors import LocalWorker
+from tunesmith.sweep.protocol import Job
+from tunesmith.sweep.worker import Seat
+from tunesmith.tracking.runs import Killed
 
 
 @pytest.fixture(scope="module")
@@ -74,6 +81,16 @@ def test_a_running_sweep_is_watched_extended_paused_and_stopped_from_outside(pro
     warm = [run for run in sweeps.runs_of(project, "trial") if run.data.tags["tunesmith.source"] == "added"]
     assert [run.data.params["method.learning_rate"] for run in warm] == ["0.003"]
     assert warm[0].data.tags["tunesmith.warm"] == "0"
+
+
+def test_a_worker_that_was_stopped_is_never_started_again(tmp_path):
+    """Work that is begun again when its worker dies must end when the sweep is stopped."""
+    experiment = Experiment.from_yaml(ROOT / "experiments/smoke.yaml")
+    worker = LocalWorker(experiment, tmp_path, Seat(0, device=None, threads=1))
+    worker.stop()
+    with pytest.raises(Killed, match="the sweep was stopped"):
+        persistent(lambda worker: worker.score(Job(experiment, "trial", str(tmp_path), train=False)))(worker)
+    assert worker.process is None
 
 
 def test_sigterm_saves_what_was_trained_and_closes_every_run(project):

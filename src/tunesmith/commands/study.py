@@ -67,7 +67,7 @@ def resume_command(experiment: str) -> tuple[Any, str]:
 @click.option("--warm", is_flag=True, help="With --clone: begin with that trial's weights, as last saved.")
 @json_option
 def add_command(experiment: str, assignments: tuple[str, ...], clone: int | None, warm: bool) -> tuple[Any, str]:
-    """Add a trial to those that are asked for; it comes next."""
+    """Add a trial to those that are asked for; it comes after the grid, before the sampler's next one."""
     from tunesmith.sweep import status
 
     if warm and clone is None:

@@ -4,9 +4,7 @@ import contextlib
 import ctypes
 import functools
 import importlib.util
-import json
 import os
-import pathlib
 import statistics
 import time
 from dataclasses import dataclass
@@ -15,7 +13,7 @@ import torch
 
 from tunesmith.config.experiment import ModelConfig
 from tunesmith.errors import DeviceError
-from tunesmith.models.bundled import cache_folder
+from tunesmith.models.measurements import cpu_model, measured_once
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # from malloc.h
 BFLOAT16_ROUNDS, BFLOAT16_PRODUCTS = 9, 5  # about a fifth of a second
@@ -80,18 +78,9 @@ def cpu_gains_by_bfloat16() -> bool:
     `bfloat16_speedup` measured 0.757, that is, float32 was 1.3 times as fast. The outcome is kept in the
     cache folder, so that all runs and workers of a machine choose alike.
     """
-    path = cache_folder() / "bfloat16.json"
-    key = f"{_cpu_model()}, torch {torch.__version__}"
-    known: dict[str, float] = {}
-    with contextlib.suppress(OSError, ValueError):
-        known = json.loads(path.read_text(encoding="utf-8"))
-    if key not in known:
-        known[key] = bfloat16_speedup()
-        path.parent.mkdir(parents=True, exist_ok=True)
-        aside = path.with_suffix(f".{os.getpid()}")
-        aside.write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
-        aside.replace(path)
-    return known[key] > 1
+    key = f"{cpu_model()}, torch {torch.__version__}"
+    speedup: float = measured_once("bfloat16.json", key, bfloat16_speedup)
+    return speedup > 1
 
 
 @functools.lru_cache(maxsize=1)
@@ -107,14 +96,6 @@ def bfloat16_speedup() -> float:
                 (rows @ weight.T) @ weight
             seconds[dtype].append(time.perf_counter() - began)
     return statistics.median(seconds[torch.float32]) / statistics.median(seconds[torch.bfloat16])
-
-
-def _cpu_model() -> str:
-    with contextlib.suppress(OSError):
-        for line in pathlib.Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return "unknown CPU"
 
 
 def keep_memory() -> None:

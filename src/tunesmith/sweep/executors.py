@@ -67,7 +67,7 @@ class LocalWorker:
         self.process: SpawnProcess | None = None
         self.pipe: Connection | None = None
         self.sending = threading.Lock()
-        self.busy = False
+        self.busy = self.stopped = False
 
     def start(self) -> Ready:
         """Start the process and wait until its model is loaded; raises what loading raised."""
@@ -129,6 +129,8 @@ class LocalWorker:
         return self._unexpected(message)
 
     def _ensure_started(self) -> None:
+        if self.stopped:
+            raise Killed("the sweep was stopped")
         if self.process is None or not self.process.is_alive():
             self.start()
 
@@ -147,7 +149,8 @@ class LocalWorker:
                 self._send(Stop())
 
     def stop(self) -> None:
-        """End the process: politely if it is idle, so that it can clean up, else by force."""
+        """End the process for good: politely if it is idle, so that it can clean up, else by force."""
+        self.stopped = True
         if self.process is None:
             return
         with contextlib.suppress(OSError, WorkerDied):

@@ -1,7 +1,7 @@
 """The search: trials train from rung to rung, pause there, and go on if they are among the best."""
 
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
@@ -11,6 +11,7 @@ from tunesmith.errors import OutcomeError
 from tunesmith.progress import describe
 from tunesmith.sweep import study as studies
 from tunesmith.sweep.board import HEADS, board
+from tunesmith.sweep.budget import Budget
 from tunesmith.sweep.coordinator import SHARING, Coordinator, name_of, number_of
 from tunesmith.sweep.crew import MAX_DEATHS, Task, persistent
 from tunesmith.sweep.executors import LocalWorker, WorkerDied
@@ -22,19 +23,6 @@ from tunesmith.tracking.runs import Killed, Run
 
 WAIT_SECONDS = 0.5
 WALL_SECONDS = "search_seconds"
-
-
-@dataclass(frozen=True)
-class Budget:
-    """When a search ends: after exactly so many trials, or earlier by the clock or a tune loss that suffices.
-
-    At most `warm_start` of the trials repeat what won earlier sweeps on the same base.
-    """
-
-    trials: int
-    hours: float | None = None
-    target: float | None = None
-    warm_start: int = 0
 
 
 class Search:
@@ -66,15 +54,21 @@ class Search:
         try:
             self.coordinator.crew.work(self._take)
         except BaseException:
-            for trial in self.study.trials(TrialState.RUNNING):
-                if "run_id" in trial.user_attrs:
-                    runs.attach(trial.user_attrs["run_id"]).finish("KILLED", reason="the sweep was stopped")
+            if self.coordinator.lease.held:
+                self._leave_waiting()
             raise
         finally:
             self.progress.end_table()
+        self.coordinator.lease.check()
         self._close()
         known = self.study.study.user_attrs.get(WALL_SECONDS, 0.0)
         self.study.study.set_user_attr(WALL_SECONDS, known + time.monotonic() - self.began)
+
+    def _leave_waiting(self) -> None:
+        """Close the runs of trials that a resumed sweep will go on with."""
+        for trial in self.study.trials(TrialState.RUNNING):
+            if "run_id" in trial.user_attrs:
+                runs.attach(trial.user_attrs["run_id"]).finish("KILLED", reason="the sweep was stopped")
 
     def _calibrate(self, worker: LocalWorker) -> None:
         sharing = worker.calibrate(self.coordinator.experiment)

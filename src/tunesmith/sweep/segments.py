@@ -223,16 +223,19 @@ class Segments:
         experiment = segment.job.experiment
         recorder.engine = f"trl: {covers(self.bench.base, experiment)}"
         training = TrlTraining(self.bench.base, self.bench.tokenizer, experiment, recorder, checkpoints_of(segment))
+        last = _last_step(recorder, segment)
+        if training.step >= last:
+            return paused(recorder, training.step)
 
         def stop(step: int) -> bool:
-            return step >= _last_step(recorder, segment) or self.channel.stopping()
+            return step >= last or self.channel.stopping()
 
         try:
             with training.run(stop) as model:
                 reached = recorder.curves["train/loss"][-1][0]
                 if reached == max(recorder.marks):
                     return self.bench.finish(model, segment.job, recorder)
-                return paused(recorder, reached) if reached >= _last_step(recorder, segment) else None
+                return paused(recorder, reached) if reached >= last else None
         except torch.OutOfMemoryError:
             return failure(out_of_memory(experiment))
         except DiskError:

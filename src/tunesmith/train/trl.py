@@ -17,6 +17,7 @@ from tunesmith.config.experiment import Experiment
 from tunesmith.models.loading import attach_fresh, detach
 from tunesmith.train import checkpoint as checkpoints
 from tunesmith.train.loss import mean_loss
+from tunesmith.train.order import steps_per_epoch
 from tunesmith.train.recorder import Recorder
 from tunesmith.train.sft import build_trainer
 
@@ -25,7 +26,7 @@ RECORD = "recorder.json"
 
 
 class TrlTraining:
-    """A training by TRL; `stop` is asked after each step whether to end here."""
+    """A training by TRL, fresh or from its newest checkpoint in `folder`."""
 
     def __init__(
         self,
@@ -37,18 +38,22 @@ class TrlTraining:
     ) -> None:
         self.base, self.tokenizer, self.experiment, self.recorder = base, tokenizer, experiment, recorder
         self.folder = folder
+        self.found = checkpoints.newest_by(_read, folder) if folder.is_dir() else None
+        if self.found:
+            recorder.restore(json.loads((self.found / RECORD).read_text(encoding="utf-8")))
+        self.step = recorder.curves["train/loss"][-1][0] if self.found else 0
+        method = experiment.method
+        steps = steps_per_epoch(len(recorder.data.train), method.batch_size) * method.epochs
+        recorder.begin(steps, step=self.step)
 
     @contextlib.contextmanager
     def run(self, stop: Callable[[int], bool] = lambda _: False) -> Iterator[PeftModel]:
-        """Train from the newest checkpoint until the end or `stop`; the model keeps the adapter in the block.
+        """Train until the end or until `stop`, asked after each step, says so; the block has the adapter attached.
 
         Stopped before its end, the training is saved below the folder.
         """
         model = attach_fresh(self.base, self.experiment.adapter, seed=self.experiment.seed)
         try:
-            found = checkpoints.newest_by(_read, self.folder) if self.folder.is_dir() else None
-            if found:
-                self.recorder.restore(json.loads((found / RECORD).read_text(encoding="utf-8")))
             watch = Watch(self.recorder, stop, pad=self.tokenizer.pad_token_id, batch_size=self._scored_at_once)
             with _quiet():
                 trainer = build_trainer(
@@ -60,7 +65,7 @@ class TrlTraining:
                     callbacks=[watch],
                 )
                 trainer.remove_callback(PrinterCallback)
-                trainer.train(resume_from_checkpoint=str(found) if found else None)
+                trainer.train(resume_from_checkpoint=str(self.found) if self.found else None)
             if trainer.state.global_step < trainer.state.max_steps:
                 self._keep(self.folder / "trl" / f"checkpoint-{trainer.state.global_step}")
             yield model.eval()
@@ -101,10 +106,6 @@ class Watch(TrainerCallback):
 
     def __init__(self, recorder: Recorder, stop: Callable[[int], bool], *, pad: int, batch_size: int) -> None:
         self.recorder, self.stop, self.pad, self.batch_size = recorder, stop, pad, batch_size
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """The number of steps is known."""
-        self.recorder.begin(state.max_steps, step=state.global_step)
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Start the clock of a step."""
