@@ -218,7 +218,7 @@ class Search:
         if isinstance(outcome, Paused):
             self.study.report(number, outcome.tune_loss, fraction=outcome.fraction)
             self.study.remember(number, deaths=0, tokens=outcome.tokens, seconds=outcome.seconds, steps=outcome.steps)
-            self.progress.note(f"{line} {outcome.fraction:.0%} tune/loss {outcome.tune_loss:.3f}")
+            self.progress.note(f"{line} tune/loss {outcome.tune_loss:.3f} after {outcome.fraction:.0%}")
         elif isinstance(outcome, Done):
             self._complete(number, outcome, run, line)
         elif isinstance(outcome, Failed):
