@@ -223,7 +223,7 @@ def test_a_confirmation_is_replayed_to_the_bit(finished, client):
 
 def test_a_trial_is_replayed_with_the_losses_it_had_in_the_sweep(finished, client):
     """To the bit where it trained alone; within rounding where others shared its passes."""
-    trial = runs_by_kind(client)["trial"][0]
+    trial = next(run for run in runs_by_kind(client)["trial"] if run.info.status == "FINISHED")
     done = replay(finished[0], trial.info.run_id)
     assert done.returncode == 0, done.stderr[-3000:]
     found = json.loads(done.stdout)
