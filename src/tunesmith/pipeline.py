@@ -27,7 +27,7 @@ from tunesmith.sweep.confirmation import Candidate, confirm
 from tunesmith.sweep.coordinator import Coordinator
 from tunesmith.sweep.crew import persistent
 from tunesmith.sweep.executors import LocalWorker
-from tunesmith.sweep.following import log_scores, log_training
+from tunesmith.sweep.following import log_training
 from tunesmith.sweep.opening import Resume, begin_with_earlier, open_sweep
 from tunesmith.sweep.protocol import Items, Job
 from tunesmith.sweep.search import Search
@@ -35,6 +35,7 @@ from tunesmith.tracking import runs, store
 from tunesmith.tracking.command import relative_to_project, run_command
 from tunesmith.tracking.datasets import log_dataset
 from tunesmith.tracking.runs import Killed, Run
+from tunesmith.tracking.scores import log_scores, log_scores_of
 
 SHOWN = ("model.base", "adapter.", "method.")
 SINGLE_RUN_MARKS = (0.25, 0.5, 0.75, 1.0)
@@ -212,9 +213,13 @@ def evaluate(model: str, experiment: Experiment, progress: Progress, *, split: I
             job = Job(experiment, split, folder, train=False, adapter=path)
             results.append(bench.score(job))
         base, scores = results
-        log_scores(run, scores)
-        run.metrics({f"base/{name}": value for name, value in base.metrics.items()})
         run.tags({"model": model, "base_sha256": bench.model.sha256})
+        run.tags({"experiment_file": relative_to_project(experiment.path)})
+        run.json(experiment.tree(), "experiment.json")
+        log_scores_of(run, scores, adapter)
+        run.metrics({f"base/{name}": value for name, value in base.metrics.items()})
+        with runs.recording(runs.create(experiment.name, "base", kind="base", parent=run)) as beside:
+            log_scores_of(beside, base, None)
         return base, scores
 
 

@@ -97,6 +97,10 @@ class Scores:
     digest: str
     """Identifies tasks, items, harness and settings; scores compare only under equal digests."""
     samples: tuple[Mapping[str, Any], ...] = ()
+    lower_is_better: tuple[str, ...] | None = None
+    """The metrics, as `task/metric`, of which less is better; None in scores written before this was recorded."""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """What the digest identifies, so that a reader can be told what differs; empty in early scores."""
 
 
 @dataclass(frozen=True)

@@ -39,27 +39,39 @@ def score(
     results = evaluate(lm=live, task_dict=loaded, bootstrap_iters=0, log_samples=True)
     assert results is not None  # noqa: S101 - only ranks other than 0 get None
     groups = {row["id"]: row["group"] for rows in items.values() for row in rows}
-    digest = scores_digest(tasks, items, tokenizer, batch_size)
-    return collect(results, split=split, groups=groups, digest=digest)
+    settings = settings_of(tasks, items, tokenizer, batch_size)
+    return collect(results, split=split, groups=groups, settings=settings)
 
 
-def collect(results: Mapping[str, Any], *, split: str, groups: Mapping[str, str], digest: str) -> Scores:
+def collect(
+    results: Mapping[str, Any], *, split: str, groups: Mapping[str, str], settings: Mapping[str, Any]
+) -> Scores:
     """lm-eval's results as a record: means, and each item's values by row id."""
     metrics: dict[str, float] = {}
     items: dict[str, dict[str, dict[str, float]]] = {}
-    samples = []
+    samples, lower = [], []
     for name, logged in results["samples"].items():
         task = name.partition(".")[0]
         for key, value in results["results"][name].items():
             metric, _, rest = key.partition(",")
             if rest == "none" and not metric.endswith("_stderr"):
                 metrics[f"{split}/{task}/{metric}"] = float(value)
+        directions = results["higher_is_better"][name].items()
+        lower += [f"{task}/{metric}" for metric, higher in directions if higher is False]
         for sample in logged:
             values = {metric: per_item(sample[metric]) for metric in sample["metrics"]}
             items.setdefault(task, {}).setdefault(sample["doc"]["id"], {}).update(values)
             kept = {field: sample[field] for field in KEPT_FIELDS}
             samples.append({"task": name, "id": sample["doc"]["id"], **values, **kept})
-    return Scores(metrics=metrics, items=items, groups=groups, digest=digest, samples=tuple(samples))
+    return Scores(
+        metrics=metrics,
+        items=items,
+        groups=groups,
+        digest=digest_of(settings),
+        samples=tuple(samples),
+        lower_is_better=tuple(lower),
+        settings={**settings, "chat_template": digest_of(settings["chat_template"])},
+    )
 
 
 def per_item(value: Any) -> float:
@@ -69,19 +81,17 @@ def per_item(value: Any) -> float:
     return float(value)
 
 
-def scores_digest(
+def settings_of(
     tasks: Mapping[str, Task],
     items: Mapping[str, Sequence[Row]],
     tokenizer: PreTrainedTokenizerBase,
     batch_size: int,
-) -> str:
-    """Equal only for scores that may be compared: same tasks, items, harness, template, batch size."""
-    return digest_of(
-        {
-            "tasks": {name: task.digest_tree() for name, task in tasks.items()},
-            "items": {name: digest_rows(rows) for name, rows in items.items()},
-            "lm_eval": version("lm-eval"),
-            "chat_template": tokenizer.chat_template,
-            "batch_size": batch_size,
-        }
-    )
+) -> dict[str, Any]:
+    """Equal only for scores that may be compared: tasks, items in their order, harness, template, batch size."""
+    return {
+        "tasks": {name: task.digest_tree() for name, task in tasks.items()},
+        "items": {name: digest_rows(rows) for name, rows in items.items()},
+        "lm_eval": version("lm-eval"),
+        "chat_template": tokenizer.chat_template,
+        "batch_size": batch_size,
+    }

@@ -14,6 +14,7 @@ from tunesmith.records import Scores
 from tunesmith.registry.verify import WEIGHTS, read_json
 from tunesmith.tracking import store
 from tunesmith.tracking.runs import TAG, Run, attach
+from tunesmith.tracking.scores import from_tree
 
 ARTIFACT = "evaluation/holdout.json"
 
@@ -115,7 +116,7 @@ def _read(run_id: str, name: str) -> Record | None:
     """The record in an artifact; None when there is no such artifact."""
     try:
         stored = attach(run_id).read_json(name)
-        candidate, base = Scores(**stored["candidate"]), Scores(**stored["base"])
+        candidate, base = from_tree(stored["candidate"]), from_tree(stored["base"])
         return Record(candidate, base, stored["adapter_sha256"], stored["base_sha256"])
     except (MlflowException, OSError):
         return None

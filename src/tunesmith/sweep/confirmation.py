@@ -13,11 +13,12 @@ from tunesmith.errors import OutcomeError
 from tunesmith.sweep.coordinator import Coordinator
 from tunesmith.sweep.crew import MAX_DEATHS
 from tunesmith.sweep.executors import LocalWorker, WorkerDied
-from tunesmith.sweep.following import Follower, describe_end, log_adapter, log_scores, log_training
+from tunesmith.sweep.following import Follower, describe_end, log_adapter, log_training
 from tunesmith.sweep.protocol import Done, Ended, Failed, Segment, Sharing
 from tunesmith.tracking import runs
 from tunesmith.tracking.command import run_command
 from tunesmith.tracking.runs import Killed, Run
+from tunesmith.tracking.scores import log_scores
 
 
 @dataclass(frozen=True)

@@ -13,13 +13,13 @@ from tunesmith.records import Scores
 from tunesmith.sweep.control import Desk, Request
 from tunesmith.sweep.crew import Crew, seats
 from tunesmith.sweep.executors import LocalWorker
-from tunesmith.sweep.following import log_scores
 from tunesmith.sweep.lease import Lease
 from tunesmith.sweep.protocol import Items, Job, Ready, Segment, Sharing
 from tunesmith.sweep.study import SweepStudy
 from tunesmith.tracking import runs, store
 from tunesmith.tracking.datasets import log_dataset
 from tunesmith.tracking.runs import Killed, Run
+from tunesmith.tracking.scores import log_scores_of
 
 SHARING = "sharing"
 
@@ -105,7 +105,7 @@ class Coordinator:
         job = Job(self.experiment, items, str(self.folder / run.id), train=False, adapter=adapter)
         with runs.recording(run):
             scores = worker.score(job)
-            log_scores(run, scores)
+            log_scores_of(run, scores, pathlib.Path(adapter) if adapter else None)
         return scores
 
     def segment(

@@ -67,13 +67,6 @@ def log_training(run: Run, trained: TrainedRun) -> None:
         run.json(dict(trained.fingerprints), "fingerprints.json")
 
 
-def log_scores(run: Run, scores: Scores) -> None:
-    """Log scores, with every item's result as an artifact."""
-    run.metrics(dict(scores.metrics))
-    run.tags({"scores_digest": scores.digest})
-    run.json({"digest": scores.digest, "samples": list(scores.samples)}, "evaluation/samples.json")
-
-
 def log_adapter(run: Run, trained: TrainedRun) -> None:
     """Keep a trained adapter with its run."""
     run.artifact(pathlib.Path(trained.adapter), "adapter")

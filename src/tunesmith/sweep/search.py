@@ -15,11 +15,12 @@ from tunesmith.sweep.budget import Budget
 from tunesmith.sweep.coordinator import SHARING, Coordinator, name_of, number_of
 from tunesmith.sweep.crew import MAX_DEATHS, Task, persistent
 from tunesmith.sweep.executors import LocalWorker, WorkerDied
-from tunesmith.sweep.following import Follower, describe_end, log_scores, log_training
+from tunesmith.sweep.following import Follower, describe_end, log_training
 from tunesmith.sweep.protocol import Done, Ended, Failed, Paused, Segment, Sharing
 from tunesmith.tracking import runs
 from tunesmith.tracking.command import run_command
 from tunesmith.tracking.runs import Killed, Run
+from tunesmith.tracking.scores import log_scores
 
 WAIT_SECONDS = 0.5
 WALL_SECONDS = "search_seconds"
