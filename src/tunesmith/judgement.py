@@ -14,6 +14,8 @@ from tunesmith.errors import ConfigError, RegistryError
 from tunesmith.gate.decide import Evidence, decide, unknown_metrics
 from tunesmith.records import Verdict
 from tunesmith.registry import aliases, evidence, selection, versions
+from tunesmith.registry.ledger import Ledger
+from tunesmith.registry.reigns import noted_evidence
 from tunesmith.registry.versions import Version
 from tunesmith.tracking import runs, store
 from tunesmith.tracking.command import changes
@@ -50,8 +52,7 @@ def other_champion(policy: Policy, run_id: str) -> Version | None:
 def stale_champion(policy: Policy, run_id: str) -> str:
     """What to do where a gate would compare a run's model with a champion scored on something else; else empty."""
     champion = other_champion(policy, run_id)
-    compared = any(not isinstance(gate, Limit) and gate.rule.endswith("champion") for gate in policy.gates)
-    if champion is None or not compared:
+    if champion is None or not by_champion(policy):
         return ""
     wanted = evidence.load(run_id).candidate.digest
     if evidence.load_under(champion.run_id, wanted).candidate.digest == wanted:
@@ -79,6 +80,25 @@ def require_comparable(policy: Policy, candidate: Version) -> None:
     stale = stale_champion(policy, candidate.run_id)
     if stale:
         raise RegistryError(f"{policy.model}: {stale}")
+
+
+def require_untouched(policy: Policy, candidate: Version, book: Ledger) -> None:
+    """Refuse to judge by a champion whose scores are not those that the ledger has seen."""
+    champion = other_champion(policy, candidate.run_id)
+    if champion is None or not by_champion(policy):
+        return
+    record = evidence.load_under(champion.run_id, evidence.load(candidate.run_id).candidate.digest)
+    if record.sha256 not in noted_evidence(book.entries, champion.run_id):
+        raise RegistryError(
+            f"{policy.model}: the holdout scores of the champion, version {champion.number}, were changed since it was "
+            f"promoted: their digest {record.sha256[:12]} is not in the ledger; restore them on run {champion.run_id}, "
+            "or score it again by `tunesmith evaluate --split holdout`"
+        )
+
+
+def by_champion(policy: Policy) -> bool:
+    """Whether a gate compares with the champion."""
+    return any(not isinstance(gate, Limit) and gate.rule.endswith("champion") for gate in policy.gates)
 
 
 def require_known_metrics(policy: Policy, candidate: Version) -> None:

@@ -10,7 +10,7 @@ from tunesmith.config.policy import Policy
 from tunesmith.data.dataset import load_dataset
 from tunesmith.data.digest import digest_of
 from tunesmith.errors import RegistryError
-from tunesmith.judgement import holdout_digest, judge, require_comparable, require_known_metrics
+from tunesmith.judgement import holdout_digest, judge, require_comparable, require_known_metrics, require_untouched
 from tunesmith.models.references import resolve
 from tunesmith.records import Decision, Scores, Verdict
 from tunesmith.registry import aliases, copying, evidence, hooks, ledger, page, selection, versions
@@ -63,7 +63,11 @@ def register(experiment: Experiment, policy: Policy, run_id: str, scores: Scores
     contents = Contents(
         base=base,
         experiment=experiment.tree(),
-        data={**data_digests(experiment), "scores_digest": scores.digest},
+        data={
+            **data_digests(experiment),
+            "scores_digest": scores.digest,
+            "evidence_sha256": evidence.load(run_id).sha256,
+        },
         max_new_tokens=REPLY_TOKENS,
     )
     with tempfile.TemporaryDirectory(dir=store.state_folder()) as scratch:
@@ -107,12 +111,14 @@ def promote(policy: Policy, request: Request) -> tuple[Verdict, Move | None]:
     require_known_metrics(policy, candidate)
     conditions = {**require_confirmed(candidate, request), **require_budget(policy, candidate, request, book)}
     require_comparable(policy, candidate)
+    require_untouched(policy, candidate, book)
     verdict = judge(policy, candidate.run_id)
     page.publish(policy, candidate, verdict)
     if verdict.decision is not Decision.PASS:
         return verdict, None
     body = {"reason": request.reason or "its gates passed", "run": candidate.run_id, **conditions}
     body |= {"verdict": str(verdict.decision), "report": save_report(policy, candidate, verdict, book)}
+    body |= {"evidence_sha256": evidence.load(candidate.run_id).sha256}
     intent = aliases.move(policy.model, candidate.number, what=PROMOTE, expected=state.champion, body=body)
     notes = hooks.run(policy, intent)
     return verdict, Move(candidate.number, intent.body["was"], ledger.read(policy.model).head, notes)

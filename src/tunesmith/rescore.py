@@ -7,7 +7,7 @@ from tunesmith.errors import RegistryError
 from tunesmith.progress import Progress
 from tunesmith.records import Scores
 from tunesmith.registry import aliases, evidence, versions
-from tunesmith.registry.reigns import HOLDOUT
+from tunesmith.registry.reigns import HOLDOUT, SCORES
 from tunesmith.registry.verify import WEIGHTS, read_json
 from tunesmith.registry.versions import Version
 from tunesmith.tracking import runs
@@ -28,7 +28,9 @@ def rescore(reference: str, experiment: Experiment, progress: Progress) -> tuple
     number = f"models:/{version.name}/{version.number}"
     base, scores = pipeline.evaluate(number, experiment, progress, split="holdout")
     sha256 = manifest.sha256_file(package / WEIGHTS)
-    evidence.save_also(runs.attach(version.run_id), evidence.Record(scores, base, sha256, base_of["sha256"]))
+    record = evidence.Record(scores, base, sha256, base_of["sha256"])
+    evidence.save_also(runs.attach(version.run_id), record)
+    aliases.note(version.name, SCORES, {"run": version.run_id, "evidence_sha256": record.sha256})
     progress.note(f"kept as evidence of {version.name} version {version.number}, and noted as a use of the holdout")
     if unlike_candidate(version, scores):
         progress.note(

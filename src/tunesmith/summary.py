@@ -126,6 +126,8 @@ def entry_text(entry: "Entry") -> str:
         return f"{entry.action} {body['of']}{f' ({note})' if (note := body.get('note')) else ''}"
     if entry.action == "holdout":
         return f"holdout used on run {body['run']}"
+    if entry.action == "scores":
+        return f"scored again: run {body['run']}, evidence {body['evidence_sha256'][:12]}"
     if entry.action == "hook":
         return f"hook of {body['of']}, {body['command']}: {body['outcome']}"
     return f"{entry.action} {body.get('source', '')}"

@@ -219,10 +219,26 @@ def test_an_unscored_run_and_stale_scores_are_refused(store, invoke, adapters):
         other = make_run(adapters[2], right=50)
         path.write_text(artifact(other.id, evidence.ARTIFACT).read_text())
         refused(invoke("promote", POLICY), "is stale: the adapter it was made with")
+        path.write_text(kept.replace('"exact_match": 0.0', '"exact_match": 1.0', 1))
+        refused(invoke("promote", POLICY), "was changed after the model was registered")
         path.unlink()
         refused(invoke("promote", POLICY), "has not been scored on the holdout")
     finally:
         path.write_text(kept)
+
+
+def test_a_champion_whose_scores_were_changed_is_not_judged_by(store, invoke):
+    from tunesmith.registry import evidence
+
+    write_policy(store, POLICY_TEXT)
+    path = artifact(client().get_model_version("bot", "1").run_id, evidence.ARTIFACT)
+    kept = path.read_text()
+    try:
+        path.write_text(kept.replace('"exact_match": 1.0', '"exact_match": 0.0', 1))
+        refused(invoke("promote", POLICY), "the champion, version 1, were changed since it was promoted")
+    finally:
+        path.write_text(kept)
+    assert invoke("promote", POLICY).exit_code == 0
 
 
 def test_the_registry_page_and_the_model_card_say_what_the_version_is(store, invoke):

@@ -10,8 +10,8 @@ from tests.versions import EXPERIMENT, POLICY, add_version, make_run, write_poli
 
 from tunesmith import promotion
 from tunesmith.config import Experiment, Policy, overrides
-from tunesmith.registry import evidence, ledger, versions
-from tunesmith.registry.reigns import holdout_uses
+from tunesmith.registry import aliases, evidence, ledger, versions
+from tunesmith.registry.reigns import SCORES, holdout_uses
 from tunesmith.tracking import runs
 from tunesmith.tracking import store as tracking_store
 
@@ -114,7 +114,10 @@ def test_later_scores_of_other_weights_are_not_judged_by(store, invoke, champion
     done = invoke("promote", POLICY)
     assert done.exit_code == 1
     assert "holds scores of another model; score it again" in done.stderr
-    evidence.save_also(run, replace(ours, adapter_sha256=first.adapter_sha256))
+    mended = replace(ours, adapter_sha256=first.adapter_sha256)
+    evidence.save_also(run, mended)
+    assert "their digest" in invoke("promote", POLICY).stderr
+    aliases.note("bot", SCORES, {"run": run.id, "evidence_sha256": mended.sha256})
     assert invoke("promote", POLICY).exit_code == 0
 
 

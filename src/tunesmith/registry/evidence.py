@@ -33,6 +33,11 @@ class Record:
         """Identifies the holdout's items, whatever they were scored with."""
         return items_digest(self.candidate.items)
 
+    @property
+    def sha256(self) -> str:
+        """Identifies every value in the record."""
+        return digest_of(_tree(self))
+
 
 def save(run: Run, *, candidate: Scores, base: Scores) -> None:
     """Keep the holdout scores on the run that trained the candidate."""
@@ -95,6 +100,11 @@ def require_fresh(record: Record, package: pathlib.Path) -> None:
                 f"{ARTIFACT}: is stale: the {what} it was made with has the digest {scored[:12]}, "
                 f"the package's has {str(packaged)[:12]}; score and register the model again"
             )
+    if record.sha256 != data.get("evidence_sha256"):
+        raise RegistryError(
+            f"{ARTIFACT}: was changed after the model was registered: its values have the digest {record.sha256[:12]}, "
+            f"the package names {str(data.get('evidence_sha256'))[:12]}; restore it, or score and register again"
+        )
 
 
 def items_digest(items: Mapping[str, Iterable[str]]) -> str:
@@ -108,8 +118,7 @@ def metrics(run_id: str) -> dict[str, float]:
 
 
 def _write(run: Run, record: Record, name: str) -> None:
-    scores = {"candidate": _tree(record.candidate), "base": _tree(record.base)}
-    run.json({**scores, "adapter_sha256": record.adapter_sha256, "base_sha256": record.base_sha256}, name)
+    run.json(_tree(record), name)
 
 
 def _read(run_id: str, name: str) -> Record | None:
@@ -124,5 +133,8 @@ def _read(run_id: str, name: str) -> Record | None:
         raise RegistryError(f"run {run_id}: its {name} is damaged; score it again") from None
 
 
-def _tree(scores: Scores) -> dict[str, Any]:
-    return {**asdict(scores), "samples": []}
+def _tree(record: Record) -> dict[str, Any]:
+    tree = asdict(record)
+    for scores in (tree["candidate"], tree["base"]):
+        scores["samples"] = []  # a person may read them; nothing is decided by them
+    return tree

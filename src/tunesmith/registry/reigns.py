@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 from tunesmith.registry.ledger import Entry
 
-INTENT, DONE, UNDONE, HOLDOUT, HOOK, COPY = "intent", "done", "undone", "holdout", "hook", "copy"
+INTENT, DONE, UNDONE = "intent", "done", "undone"
+HOLDOUT, SCORES, HOOK, COPY = "holdout", "scores", "hook", "copy"
 PROMOTE, ROLLBACK = "promote", "rollback"
 
 
@@ -49,3 +50,9 @@ def holdout_uses(entries: Iterable[Entry], items: str) -> list[str]:
         if entry.action == HOLDOUT and entry.body["items"] == items and entry.body["run"] not in uses:
             uses.append(entry.body["run"])
     return uses
+
+
+def noted_evidence(entries: Iterable[Entry], run_id: str) -> set[str]:
+    """SHA-256s of the evidence that a run's model was promoted on, or that it was scored again for."""
+    noted = [entry.body for entry in entries if entry.action == SCORES or entry.body.get("what") == PROMOTE]
+    return {body["evidence_sha256"] for body in noted if body["run"] == run_id}
