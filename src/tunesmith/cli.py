@@ -14,6 +14,7 @@ from typing import Any, Literal
 import click
 
 from tunesmith import summary
+from tunesmith.commands.compare import compare
 from tunesmith.commands.data import data
 from tunesmith.commands.labels import labels
 from tunesmith.commands.options import EXPERIMENT, POLICY, json_option
@@ -240,7 +241,7 @@ def evaluate(
     return {"base": dict(base.metrics), "model": dict(scores.metrics)}, summary.comparison_text(base, scores)
 
 
-for command in (data, labels, study, promote, rollback, history, copy, replay):
+for command in (compare, data, labels, study, promote, rollback, history, copy, replay):
     main.add_command(command)
 
 

@@ -64,15 +64,15 @@ def stale_champion(policy: Policy, run_id: str) -> str:
     )
 
 
-def scoring_command(reference: str, run: Run) -> str:
-    """The command that scores a version on the holdout as a run's own model was scored."""
+def scoring_command(reference: str, run: Run, *, split: str = "holdout") -> str:
+    """The command that scores a model on a split as a run's own model was scored."""
     file = run.tag("experiment_file")
     words = ["tunesmith", "evaluate", reference, "--experiment", file or "EXPERIMENT"]
     with contextlib.suppress(MlflowException, OSError, ConfigError):
         experiment = Experiment.from_tree(run.read_json("experiment.json"), path=store.project_root() / file)
         for name, value in changes(experiment, SCORED).items():
             words += ["--set", f"{name}={value}"]
-    return shlex.join([*words, "--split", "holdout"])
+    return shlex.join([*words, "--split", split])
 
 
 def require_comparable(policy: Policy, candidate: Version) -> None:

@@ -11,6 +11,7 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 from optuna.trial import TrialState
 from tests.search_records import PARAMS, failed, halved, infeasible, plausible, sweep, trial
 
+from tunesmith.pages import curves
 from tunesmith.sweep import figures, importance, report, results
 from tunesmith.sweep.results import ConfirmationRecord
 
@@ -185,12 +186,12 @@ def test_a_page_of_200_long_trials_stays_below_8_megabytes():
 
 def test_a_thinned_curve_keeps_its_mean_and_its_ends_and_leaves_out_what_is_not_finite():
     curve = [(step, float(step % 7)) for step in range(1, 1201)]
-    thin = figures.thinned(curve)
-    assert len(thin) == figures.POINTS
+    thin = curves.thinned(curve)
+    assert len(thin) == curves.POINTS
     assert sum(y for _, y in thin) / len(thin) == pytest.approx(sum(y for _, y in curve) / len(curve))
     assert thin[0][0] == pytest.approx(10.5)
     assert thin[-1][0] == pytest.approx(1190.5)
-    assert figures.thinned([(1, 2.0), (2, math.nan), (3, math.inf), (4, 1.0)]) == [(1.0, 2.0), (4.0, 1.0)]
+    assert curves.thinned([(1, 2.0), (2, math.nan), (3, math.inf), (4, 1.0)]) == [(1.0, 2.0), (4.0, 1.0)]
 
 
 def test_importances_are_told_from_the_first_rung_so_that_halved_trials_count_alike():

@@ -5,7 +5,7 @@ import torch
 
 from tunesmith.errors import DataError, TrainingError
 from tunesmith.models.prefix import shared_length
-from tunesmith.train.curves import marks, overfits
+from tunesmith.train.curves import marks, overfitting_step
 from tunesmith.train.encode import IGNORED, encode_row, encode_rows, mask_preview, supervised_share
 from tunesmith.train.loss import collate, mean_loss, shared_prompt, supervised_nll
 from tunesmith.train.recorder import check_finite
@@ -101,10 +101,10 @@ FALLING = [(step, 3.0 - 0.1 * step) for step in range(1, 21)]
 
 
 def test_tune_loss_that_rises_while_train_loss_falls_is_overfitting():
-    assert overfits(FALLING, [(5, 2.0), (10, 1.5), (15, 1.6), (20, 1.8)])
-    assert not overfits(FALLING, [(5, 2.0), (10, 1.5), (15, 1.4), (20, 1.41)])
-    assert not overfits([(s, 1.0 + 0.1 * s) for s in range(1, 21)], [(5, 2.0), (10, 1.5), (20, 1.8)])
-    assert not overfits(FALLING, [(20, 1.0)])
+    assert overfitting_step(FALLING, [(5, 2.0), (10, 1.5), (15, 1.6), (20, 1.8)]) == 10
+    assert overfitting_step(FALLING, [(5, 2.0), (10, 1.5), (15, 1.4), (20, 1.41)]) is None
+    assert overfitting_step([(s, 1.0 + 0.1 * s) for s in range(1, 21)], [(5, 2.0), (10, 1.5), (20, 1.8)]) is None
+    assert overfitting_step(FALLING, [(20, 1.0)]) is None
 
 
 def test_marks_round_up_and_always_hold_the_end():

@@ -12,6 +12,7 @@ from tunesmith.config.experiment import Experiment
 from tunesmith.data.dataset import source_of
 from tunesmith.data.digest import digest_of
 from tunesmith.errors import ConfigError, DataError
+from tunesmith.pages.saving import write_page
 from tunesmith.progress import Bar, Progress
 from tunesmith.records import AuditReport
 from tunesmith.tracking import runs
@@ -63,14 +64,6 @@ def model_checks(experiment: Experiment, bar: Bar) -> Sequence[Check]:
     base = load_base(reference, placement)
     told = lambda done, of: bar.at(done, of, "rows under the base model")  # noqa: E731
     return checks(BaseModel(base, load_tokenizer(reference), reference.sha256, told))
-
-
-def write_page(path: pathlib.Path, text: str) -> None:
-    """Write the HTML page; raises `ConfigError` when it cannot be."""
-    try:
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(f"--html {path}: cannot be written ({error.strerror})") from None
 
 
 def log_report(experiment: Experiment, found: AuditReport, html: str) -> None:

@@ -1,6 +1,7 @@
 """The scores on which a version is judged: its own and its base's on the same holdout items."""
 
 import pathlib
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -17,6 +18,7 @@ from tunesmith.tracking.runs import TAG, Run, attach
 from tunesmith.tracking.scores import from_tree
 
 ARTIFACT = "evaluation/holdout.json"
+LATER = re.compile(r"evaluation/holdout-[0-9a-f]+\.json")
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,13 @@ def load_under(run_id: str, digest: str) -> Record:
     if (later.adapter_sha256, later.base_sha256) != (first.adapter_sha256, first.base_sha256):
         raise RegistryError(f"run {run_id}: {under(digest)} holds scores of another model; score it again")
     return later
+
+
+def every(run_id: str) -> list[Record]:
+    """All holdout scores of a run's model, those it was registered with first."""
+    listed = {file.path for file in store.client().list_artifacts(run_id, "evaluation")}
+    names = [name for name in sorted(listed, key=len) if LATER.fullmatch(name) or name == ARTIFACT]
+    return [record for name in names if (record := _read(run_id, name)) is not None]
 
 
 def require_finished(run_id: str) -> None:

@@ -7,6 +7,8 @@ import numpy as np
 
 DRAWS = 10_000
 SEED = 20_260_101
+BLOCK = 500  # draws at once, for the memory's sake
+MANY = 10  # drawing a kind takes about so much longer than drawing a group
 
 
 @dataclass(frozen=True)
@@ -50,12 +52,23 @@ def paired_difference(
             f"{len(missing)} items are not in both results, {missing[0] if missing else 'all empty'} first"
         )
     sums, counts = group_sums([(groups[item], candidate[item] - rival[item]) for item in sorted(candidate)])
-    # groups alike are drawn as one kind: the same distribution, far fewer numbers
-    kinds, sizes = np.unique(np.stack([sums, counts], axis=1), axis=0, return_counts=True)
-    draws = np.random.default_rng(SEED).multinomial(len(sums), sizes / len(sums), size=DRAWS)
-    means = np.sort((draws @ kinds[:, 0]) / (draws @ kinds[:, 1]))
+    means = np.sort(resampled_means(sums, counts))
     mean = float(sums.sum() / counts.sum())
     return Difference(mean, mean, mean, items=int(counts.sum()), groups=len(sums), means=means).at(confidence)
+
+
+def resampled_means(sums: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """Means over as many groups as there are, drawn with replacement, of shape [draws]; the same for the same groups.
+
+    Groups alike are drawn as one kind where that makes far fewer numbers; the distribution is the same.
+    """
+    rng, total = np.random.default_rng(SEED), len(sums)
+    kinds, sizes = np.unique(np.stack([sums, counts], axis=1), axis=0, return_counts=True)
+    if len(kinds) <= total // MANY:
+        draws = rng.multinomial(total, sizes / total, size=DRAWS)
+        return np.asarray((draws @ kinds[:, 0]) / (draws @ kinds[:, 1]))
+    picks = (rng.integers(total, size=(BLOCK, total)) for _ in range(DRAWS // BLOCK))
+    return np.concatenate([sums[drawn].sum(axis=1) / counts[drawn].sum(axis=1) for drawn in picks])
 
 
 def group_sums(differences: Sequence[tuple[str, float]]) -> tuple[np.ndarray, np.ndarray]:

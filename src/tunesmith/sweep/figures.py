@@ -3,7 +3,7 @@
 Colours and lines are readable on white and on near-black; texts take their colour from the page's style.
 """
 
-import itertools
+import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -13,8 +13,10 @@ from optuna.trial import TrialState
 from optuna.visualization import plot_parallel_coordinate, plot_slice
 from plotly.colors import sample_colorscale
 
+from tunesmith.pages.curves import thinned
 from tunesmith.sweep.importance import first_loss
 from tunesmith.sweep.results import SweepRecord, TrialRecord
+from tunesmith.train.curves import overfitting_step
 
 IN_FULL = "trained in full"
 COLOURS = {IN_FULL: "#2da16b", "infeasible": "#d1495b", "failed": "#a8763e"}
@@ -25,7 +27,6 @@ GREY = "#808a98"
 LOSSES = ["#2da16b", "#4a8fd9", "#93a1b0"]  # from the lowest to the highest
 ORDER = ["#aab4bf", "#2f7de0"]  # from the first trial to the last
 FAINT = "rgba(128,138,152,0.22)"
-POINTS = 60  # points of a learning curve; more cannot be told apart and would make the page heavy
 NONE = "rgba(0,0,0,0)"
 
 
@@ -51,14 +52,11 @@ def members(record: SweepRecord, name: str) -> list[TrialRecord]:
     return [trial for trial in record.trials if group(trial) == name]
 
 
-def thinned(curve: Sequence[tuple[int, float]], points: int = POINTS) -> list[tuple[float, float]]:
-    """A curve of at most so many points, each the mean over its stretch of steps; non-finite losses left out."""
-    finite = [(step, loss) for step, loss in curve if abs(loss) < float("inf")]
-    if len(finite) <= points:
-        return [(float(step), loss) for step, loss in finite]
-    edges = [len(finite) * n // points for n in range(points + 1)]
-    stretches = [finite[start:end] for start, end in itertools.pairwise(edges)]
-    return [(statistics.fmean(s for s, _ in part), statistics.fmean(v for _, v in part)) for part in stretches]
+def overfitting_point(trial: TrialRecord) -> tuple[float, float] | None:
+    """Where a trial begins to overfit, as share of its training in percent and tune loss there; None if it does not."""
+    train = [(100 * step / trial.steps, loss) for step, loss in trial.curve if trial.steps and math.isfinite(loss)]
+    percent = overfitting_step(train, list(trial.judged.items()))
+    return None if percent is None else (percent, trial.judged[int(percent)])
 
 
 def ceiling(losses: Iterable[float]) -> float | None:
@@ -95,11 +93,27 @@ def tune_curves(record: SweepRecord) -> go.Figure:
         colour = groups(record)[group(best)]
         trace = joined({best.number: list(best.judged.items())}, f"trial {best.number}", colour, mode="lines")
         figure.add_trace(trace.update(line_width=4, showlegend=False))
+    points = {trial.number: point for trial in record.trials if (point := overfitting_point(trial)) is not None}
+    if points:
+        figure.add_trace(overfitting_marks(points))
     if record.base_loss is not None:
         figure.add_hline(record.base_loss, line={"color": GREY, "dash": "dot"}, annotation_text="base")
     losses = [loss for trial in record.trials for loss in trial.judged.values()]
     capped(figure, losses, least=record.base_loss or 0.0)
     return over_training(figure, record, "tune loss")
+
+
+def overfitting_marks(points: Mapping[int, tuple[float, float]]) -> go.Scatter:
+    """A cross where each of these trials begins to overfit."""
+    return go.Scatter(
+        x=[percent for percent, _ in points.values()],
+        y=[loss for _, loss in points.values()],
+        customdata=list(points),
+        mode="markers",
+        name="overfits from here",
+        marker={"symbol": "x", "size": 9, "color": COLOURS["infeasible"]},
+        hovertemplate="trial %{customdata} overfits from %{x:.0f}%: tune loss %{y:.3f}<extra></extra>",
+    )
 
 
 def train_curves(record: SweepRecord) -> go.Figure:

@@ -5,10 +5,14 @@ import pathlib
 from dataclasses import dataclass
 from typing import Any
 
+from tunesmith.pages import curves
 from tunesmith.progress import Bar, Progress
 from tunesmith.records import Scores, TrainedRun
 from tunesmith.sweep.protocol import Begun, News, Rung, StepMetrics
 from tunesmith.tracking.runs import Run
+from tunesmith.train.curves import overfitting_step
+
+CURVES = "report/curves.svg"
 
 
 @dataclass(frozen=True)
@@ -59,12 +63,14 @@ class Follower:
 
 
 def log_training(run: Run, trained: TrainedRun) -> None:
-    """Log the summary of a training, and the SHA-256 of its weights every few steps, by which replays are compared."""
+    """Log the summary of a training, its losses as a picture, and SHA-256s of its weights, which replays compare."""
     run.metrics({name: value for name, value in trained.metrics.items() if name not in trained.curves})
     overfit = str(trained.overfit).lower()
     run.tags({"overfit": overfit, "adapter_sha256": trained.adapter_sha256, "engine": trained.engine})
     if trained.fingerprints:
         run.json(dict(trained.fingerprints), "fingerprints.json")
+    train, tune = trained.curves["train/loss"], trained.curves["tune/loss"]
+    run.text(curves.losses(train, tune, overfit_from=overfitting_step(train, tune)), CURVES)
 
 
 def log_adapter(run: Run, trained: TrainedRun) -> None:

@@ -3,10 +3,8 @@
 import html
 import statistics
 
-from tunesmith.progress import describe
-from tunesmith.sweep import figures
-from tunesmith.sweep.importance import LEAST, best_part, first_loss, importances, labels, with_all_trials
-from tunesmith.sweep.markup import (
+from tunesmith.pages.curves import POINTS
+from tunesmith.pages.markup import (
     NOTHING,
     PAGE,
     STYLE,
@@ -24,7 +22,11 @@ from tunesmith.sweep.markup import (
     table,
     word,
 )
+from tunesmith.progress import describe
+from tunesmith.sweep import figures
+from tunesmith.sweep.importance import LEAST, best_part, first_loss, importances, labels, with_all_trials
 from tunesmith.sweep.results import SweepRecord, TrialRecord, cost, energy
+from tunesmith.train.curves import TOLERANCE
 
 SETTLED = 50  # trials from which importances are steady, as Optuna's documentation of PED-ANOVA advises
 
@@ -163,10 +165,22 @@ def learning(record: SweepRecord, draw: Drawing) -> str:
     )
     if judged:
         text += " The thick line is the best trial."
+        text += overfitting(record)
     if curves:
-        text += f" Train loss is averaged to at most {figures.POINTS} points a trial."
+        text += f" Train loss is averaged to at most {POINTS} points a trial."
     layout = "pair" if len(drawn) == 2 else "one"
     return section("Learning curves", note(text), f'<div class="{layout}">{"".join(drawn)}</div>')
+
+
+def overfitting(record: SweepRecord) -> str:
+    """Which trials overfit, and how that is told."""
+    found = [str(trial.number) for trial in record.trials if figures.overfitting_point(trial)]
+    if not found:
+        return " No trial overfits."
+    return (
+        f" {'Trial' if len(found) == 1 else 'Trials'} {', '.join(found)} overfit: a cross marks the lowest tune loss, "
+        f"after which it rose by more than {TOLERANCE:.0%} while train loss went on falling."
+    )
 
 
 def halving(record: SweepRecord, draw: Drawing) -> str:

@@ -2,26 +2,26 @@
 
 from collections.abc import Sequence
 
-Curve = Sequence[tuple[int, float]]
+Curve = Sequence[tuple[float, float]]
 
 TOLERANCE = 0.02
 
 
-def overfits(train: Curve, tune: Curve) -> bool:
-    """Whether tune loss has risen from its minimum by more than 2% while train loss went on falling.
+def overfitting_step(train: Curve, tune: Curve) -> float | None:
+    """The step of the lowest tune loss, if tune loss has risen by more than 2% since while train loss went on falling.
 
     Both curves are (step, loss) pairs in order; train loss is compared as the mean before the
-    minimum's step against the mean after it.
+    minimum's step against the mean after it. None: the training does not overfit.
     """
     if len(tune) < 2:
-        return False
+        return None
     best_step, best = min(tune, key=lambda point: point[1])
     after = [loss for step, loss in train if step > best_step]
     before = [loss for step, loss in train if step <= best_step][-len(after) :] if after else []
     if not after or not before:
-        return False
+        return None
     still_falling = sum(after) / len(after) < sum(before) / len(before)
-    return tune[-1][1] > best * (1 + TOLERANCE) and still_falling
+    return best_step if tune[-1][1] > best * (1 + TOLERANCE) and still_falling else None
 
 
 def marks(total_steps: int, fractions: Sequence[float]) -> dict[int, float]:

@@ -14,7 +14,7 @@ from peft import PeftModel
 from tunesmith import manifest
 from tunesmith.errors import TrainingError
 from tunesmith.records import TrainedRun
-from tunesmith.train.curves import marks, overfits
+from tunesmith.train.curves import marks, overfitting_step
 from tunesmith.train.encode import Encoded, supervised_share
 
 
@@ -111,7 +111,7 @@ class Recorder:
             adapter_sha256=manifest.sha256_file(adapter / "adapter_model.safetensors"),
             metrics=metrics,
             curves={name: tuple(points) for name, points in self.curves.items()},
-            overfit=overfits(self.curves["train/loss"], self.curves["tune/loss"]),
+            overfit=overfitting_step(self.curves["train/loss"], self.curves["tune/loss"]) is not None,
             engine=self.engine,
             fingerprints=dict(self.fingerprints),
         )

@@ -1,4 +1,4 @@
-"""The pieces of HTML that a sweep's report is put together from. Pure."""
+"""The pieces of HTML that reports are put together from. Pure."""
 
 import html
 import math
