@@ -34,13 +34,23 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def comparison_text(base: Scores, tuned: Scores) -> str:
-    """Base and tuned model side by side."""
-    rows = [
-        (name, f"{base.metrics[name]:.3f}", f"{value:.3f}", f"{value - base.metrics[name]:+.3f}")
-        for name, value in tuned.metrics.items()
-        if name in base.metrics
-    ]
-    return table(("metric", "base", "tuned", "change"), rows)
+    """Base and tuned model side by side, with what can be said of the difference, item by item.
+
+    The interval stands where the metric is a mean over items; `tunesmith compare` has the others too.
+    """
+    from tunesmith.comparison.analysis import analyse
+    from tunesmith.comparison.page import interval, verdict
+
+    split = next(iter(tuned.metrics), "").partition("/")[0]
+    results = {f"{split}/{r.metric}": r for r in analyse(("base", "tuned"), (base, tuned), split=split).results}
+    rows = []
+    for name, value in tuned.metrics.items():
+        found, before = results.get(name), base.metrics.get(name)
+        if before is not None:
+            bounds = interval(found) if found is not None and found.whole is None else ""
+            cells = (name, f"{before:.3f}", f"{value:.3f}", f"{value - before:+.3f}", bounds)
+            rows.append((*cells, verdict(found) if found is not None else ""))
+    return table(("metric", "base", "tuned", "change", "95% interval", "verdict"), rows)
 
 
 def sweep_text(outcome: "SweepOutcome", experiment: Experiment, policy: Policy) -> str:

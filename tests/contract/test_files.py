@@ -58,7 +58,9 @@ def scalar_parameters(command: click.Command) -> dict[str, object]:
     return {
         parameter.name: parameter.default
         for parameter in command.params
-        if not getattr(parameter, "is_flag", False) and not getattr(parameter, "multiple", False)
+        if not getattr(parameter, "is_flag", False)
+        and not getattr(parameter, "multiple", False)
+        and parameter.nargs == 1
     }
 
 

@@ -152,6 +152,13 @@ def test_sft_writes_its_run(project, tunesmith):
     scored = tunesmith("evaluate", value["run_id"], "--experiment", "experiments/smoke.yaml", "--json", check=True)
     again = json.loads(scored.stdout)["model"]
     assert again == {name: value[name] for name in again}
+    curves = client.download_artifacts(value["run_id"], "report/curves.svg", str(project))
+    assert pathlib.Path(curves).read_text().startswith("<svg")
+    told = json.loads(tunesmith("compare", "base", value["run_id"], "--json", check=True).stdout)
+    assert told["split"] == "tune"
+    changes = told["rivals"][0]["metrics"]
+    assert changes["intent/exact_match"]["second"] == pytest.approx(value["tune/intent/exact_match"])
+    assert changes["reply/perplexity"]["lower_is_better"] is True
 
 
 @pytest.mark.slow

@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 @click.argument("others", nargs=-1)
 @click.option(
     "--split",
-    default="",
-    type=click.Choice(["", "tune", "bench", "holdout"]),
-    help="Rows to compare on; if empty, holdout, bench or tune, the first on which all were scored.",
+    default="any",
+    type=click.Choice(["any", "tune", "bench", "holdout"]),
+    help="Rows to compare on; any: holdout, bench or tune, the first on which all were scored.",
 )
 @click.option("--metrics", default="", help="Only these, as TASK/NAME,TASK/NAME; fewer metrics share the error.")
 @click.option("--html", default="", help="Also write the page to this file.")

@@ -11,7 +11,10 @@ LEAST = 1e-9
 
 @dataclass(frozen=True)
 class Change:
-    """One item of a task: what both models scored and replied. `gain` is positive where the second is better."""
+    """One item of a task: what both models scored and replied.
+
+    `gain` is that of the first of its metrics that changed, positive where the second model is better.
+    """
 
     task: str
     item: str
@@ -51,7 +54,8 @@ def _changed_in(task: str, signs: Mapping[str, int], first: Scores, second: Scor
         if any(abs(gain) > LEAST for gain in (gains[: len(binary)] or gains)):
             told = samples[0].get(item, {}), samples[1].get(item, {})
             replies = reply(told[0]), reply(told[1])
-            found.append((gains, Change(task, item, gains[0], both, target(told[0]), replies)))
+            first_gain = next(gain for gain in gains if abs(gain) > LEAST)
+            found.append((gains, Change(task, item, first_gain, both, target(told[0]), replies)))
     return [change for _, change in sorted(found, key=lambda pair: (pair[0], pair[1].item))]
 
 

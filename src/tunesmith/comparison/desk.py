@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 from tunesmith.comparison.analysis import Comparison, Result, analyse
-from tunesmith.comparison.matching import matching_scores
+from tunesmith.comparison.matching import ANY, matching_scores
 from tunesmith.comparison.models import Model, find_models
 from tunesmith.comparison.page import page
 from tunesmith.errors import ConfigError
@@ -14,7 +14,7 @@ from tunesmith.tracking import runs, store
 PAGE = "report/comparison.html"
 
 
-def compare(references: Sequence[str], *, split: str = "", metrics: Sequence[str] = ()) -> Comparison:
+def compare(references: Sequence[str], *, split: str = ANY, metrics: Sequence[str] = ()) -> Comparison:
     """Compare models with the first of them, by scores that they have already; see `matching_scores`."""
     if len(references) < 2:
         raise ConfigError("compare: name at least two models")
@@ -32,13 +32,14 @@ def notes(models: Sequence[Model], compared: Comparison) -> list[str]:
     for n, model in enumerate(models[1:], start=1):
         if (model.adapter_sha256, model.base_sha256) == (models[0].adapter_sha256, models[0].base_sha256):
             found.append(f"{compared.names[n]} and {compared.names[0]} are the same weights")
+    own: dict[str, dict[str, float]] = {}
     for result in compared.results:
         if result.whole is not None:
-            own = " against ".join(f"{value:.4g}" for value in reversed(result.whole))
-            found.append(
-                f"{result.metric} is compared by its mean over items; the metric itself is {own} "
-                f"({compared.names[result.rival]} against {compared.names[0]})"
-            )
+            both = (compared.names[0], compared.names[result.rival])
+            own.setdefault(result.metric, {}).update(zip(both, result.whole, strict=True))
+    for metric, values in own.items():
+        listed = ", ".join(f"{value:.4g} ({name})" for name, value in values.items())
+        found.append(f"{metric} is compared by its mean over items; the metric itself is {listed}")
     return found
 
 

@@ -12,18 +12,19 @@ from tunesmith.tracking import runs
 
 SPLITS = ("holdout", "bench", "tune")
 """In the order of their worth: the search has not seen the first two, and chose by the last."""
+ANY = "any"
 
 Found = Sequence[tuple[Model, Sequence[Source]]]
 
 
 def matching_scores(models: Sequence[Model], *, split: str) -> tuple[str, list[Scores]]:
-    """The split and every model's scores on it; with an empty `split`, on the first of `SPLITS` that all have.
+    """The split and every model's scores on it; with `ANY`, on the first of `SPLITS` that all have.
 
     Where a model has several scores, those on the most items are taken, then the newest. Raises `ConfigError` that
     names the command for a model that was not scored, and `EvaluationError` for scores that do not compare.
     """
     found = [(model, sources(model)) for model in models]
-    for name in (split,) if split else SPLITS:
+    for name in SPLITS if split == ANY else (split,):
         common = set.intersection(*({s.digest for s in known if s.split == name} for _, known in found))
         if common:
             largest = max((s for s in found[0][1] if s.digest in common), key=lambda source: source.items)
@@ -36,7 +37,7 @@ def matching_scores(models: Sequence[Model], *, split: str) -> tuple[str, list[S
 def refusal(found: Found, *, split: str) -> TunesmithError:
     """Why models have no scores in common, and the command that gives them such."""
     counts = {name: sum(any(s.split == name for s in known) for _, known in found) for name in SPLITS}
-    wanted = split or max(reversed(SPLITS), key=lambda name: counts[name])
+    wanted = max(reversed(SPLITS), key=lambda name: counts[name]) if split == ANY else split
     held = [(model, [s for s in known if s.split == wanted]) for model, known in found]
     lacking = next((model for model, known in held if not known), None)
     if lacking is not None:

@@ -14,6 +14,7 @@ WIDTH, HEIGHT, EDGE = 200, 26, 8  # of the picture of an interval
 
 OWN_STYLE = """
 .verdict{font-weight:600;white-space:nowrap} .way{color:var(--soft);font-size:.92em} th.sides{text-align:center}
+th.n{white-space:normal}
 td.better{color:#2da16b} td.worse{color:#d1495b} td.inconclusive{color:var(--soft)}
 svg{display:block} svg text{fill:var(--soft);font-size:11px} .axis{stroke:var(--soft)}
 .zero{stroke:var(--soft);stroke-dasharray:2 3} line.better,line.worse,line.inconclusive{stroke-width:3}
