@@ -265,3 +265,15 @@ def test_curves_are_coloured_by_the_rung_that_was_reached():
     colours = {trace.name: trace.line.color for trace in figures.train_curves(record).data}
     assert list(colours) == ["halved at 20%", "halved at 60%", "trained in full"]
     assert len(set(colours.values())) == 3
+
+
+def test_the_front_holds_what_no_other_trial_beats_in_everything():
+    def priced(number, loss, tokens):
+        return trial(number, losses={100: loss}, costs={"train/tokens": tokens})
+
+    record = sweep(priced(0, 1.0, 300), priced(1, 2.0, 100), priced(2, 2.5, 200), priced(3, 1.5, 200), halved(4))
+    record = dataclasses.replace(record, costs=("train/tokens",), winner=0)
+    assert [found.number for found in results.front(record)] == [0, 3, 1]
+    shown = report.page(record)
+    assert "Loss against cost" in shown
+    assert "Loss against cost" not in report.page(sweep(trial(0), trial(1)))

@@ -230,3 +230,20 @@ def test_the_board_shows_the_best_trials_and_what_is_left(experiment, space):
     Console(file=screen, width=120).print(*progress.bars.get_renderables())
     assert "of 9 trials begun" in screen.getvalue()
     assert f"learning_rate {sweep.ranking()[0].params['method.learning_rate']:.3g}" in screen.getvalue()
+
+
+def test_a_search_that_weighs_costs_tries_cheaper_trials(experiment, space):
+    """Loss does not depend on the epochs here, so with costs the cheapest are proposed, and without them any."""
+    sweep = make(experiment, space)
+    for n in range(14):
+        trial = sweep.ask()
+        sweep.remember(trial.number, costs={"train/tokens": 1000 * trial.params["method.epochs"]})
+        sweep.report(trial.number, 1.0 + 0.001 * (n % 3), fraction=0.2)
+    weighed = space.model_copy(update={"costs": ["train/tokens"]})
+
+    def epochs(space):
+        return [proposals.propose(sweep.trials(), space, seed=seed)["method.epochs"] for seed in range(8)]
+
+    assert sum(epochs(weighed)) < sum(epochs(space))
+    by_gp = weighed.model_copy(update={"sampler": Sampler(kind="gp")})
+    assert proposals.propose(sweep.trials(), by_gp, seed=1) == proposals.propose(sweep.trials(), by_gp, seed=1)

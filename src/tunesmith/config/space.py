@@ -105,6 +105,19 @@ class Objective(Section):
     """Lower is better."""
 
 
+Cost = Literal["train/tokens", "adapter/parameters"]
+"""What a trial costs beside its loss: tokens of its whole training, trained weights of its adapter."""
+
+
+class Limits(Section):
+    """Trials beyond these are infeasible: they end at once, and the sampler learns to avoid them."""
+
+    seconds: Annotated[float, Field(gt=0)] | None = None
+    """Longest training, told from a trial's pace when it is first judged."""
+    memory_mb: Annotated[float, Field(gt=0)] | None = None
+    """Most memory in MiB by the estimate that `plan` shows, known before anything is trained."""
+
+
 class Coarse(Section):
     """A first coarse grid; fields it leaves out keep the experiment's values."""
 
@@ -145,6 +158,11 @@ class SearchSpace(Document):
 
     objective: Objective = Objective()
     """What is optimised."""
+    costs: Annotated[list[Cost], Field(default_factory=list)]
+    """What else is to be small. The search then spreads its trials over the best compromises, and the report shows
+    which are not beaten in everything by another (the Pareto front); the winner is still the best confirmed one."""
+    limits: Limits = Limits()
+    """What a trial may take at most."""
     coarse: Coarse | None = None
     """A grid to start with."""
     sampler: Sampler = Sampler()
@@ -155,6 +173,12 @@ class SearchSpace(Document):
     """The check of the winner."""
     params: Annotated[dict[str, Range], Field(min_length=1)]
     """Ranges by dotted experiment field."""
+
+    @model_validator(mode="after")
+    def _sampler_weighs_costs(self) -> "SearchSpace":
+        if self.costs and self.sampler.kind == "cmaes":
+            raise ValueError("sampler cmaes knows one objective; with costs use tpe, gp or random")
+        return self
 
     def check_against(self, experiment: Experiment) -> None:
         """Raise `ConfigError` unless every value that could be drawn makes a valid experiment."""

@@ -37,6 +37,7 @@ def account(coordinator: Coordinator, placement: str, candidates: Sequence[Candi
         watts=WATTS,
         distributions=proposals.distributions(coordinator.space),
         winner=candidates[0].trial if candidates else None,
+        costs=tuple(coordinator.space.costs),
     )
 
 
@@ -60,6 +61,7 @@ def _trial(trial: FrozenTrial) -> TrialRecord:
         primary=known.get("primary"),
         run_id=known.get("run_id", ""),
         source=known.get("source", "sampler"),
+        costs=known.get("costs", {}),
     )
 
 

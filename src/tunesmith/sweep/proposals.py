@@ -46,11 +46,14 @@ def propose(trials: Sequence[FrozenTrial], space: SearchSpace, *, seed: int) -> 
 
     TPE sees trials that wait on a rung as pruned there: by what they reached, although they may go
     on. Trials in training without a value yet count as poor ones, so that the next is not the same again
-    (the constant liar). Parameters that made a training fail count as the worst.
+    (the constant liar). Parameters that made a training fail count as the worst. Where costs are weighed too, all
+    samplers see every trial by its first rung's loss and its costs (for TPE: Ozaki et al., 2022).
     """
     began = [trial for trial in trials if trial.state in SEEN]
-    seen = _at_first_rung(began) if space.sampler.kind in {"gp", "cmaes"} else list(map(_where_it_stands, began))
-    known = optuna.create_study(sampler=sampler(space, seen, seed=seed), direction="minimize")
+    whole = space.costs or space.sampler.kind in {"gp", "cmaes"}
+    seen = _at_first_rung(began, space.costs) if whole else list(map(_where_it_stands, began))
+    directions = ["minimize"] * (1 + len(space.costs))
+    known = optuna.create_study(sampler=sampler(space, seen, seed=seed), directions=directions)
     known.add_trials(seen)
     return dict(known.ask(distributions(space)).params)
 
@@ -66,18 +69,22 @@ def _where_it_stands(trial: FrozenTrial) -> FrozenTrial:
     )
 
 
-def _at_first_rung(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
-    """Every trial complete with its first rung's loss, for samplers that read complete ones alone.
+def _at_first_rung(trials: Sequence[FrozenTrial], costs: Sequence[str]) -> list[FrozenTrial]:
+    """Every trial complete with its first rung's loss and its costs, for samplers that read complete ones alone.
 
-    One that has none yet, or whose training failed, counts as the worst so far.
+    One that has no loss yet, or is infeasible, counts as the worst so far.
     """
-    losses = [first_loss(trial) for trial in trials]
+    losses = [None if "infeasible" in trial.user_attrs else first_loss(trial) for trial in trials]
     worst = max((loss for loss in losses if loss is not None), default=None)
     values = [worst if loss is None else loss for loss in losses]
     return [
-        optuna.trial.create_trial(value=value, params=trial.params, distributions=trial.distributions)
+        optuna.trial.create_trial(
+            values=[value, *(trial.user_attrs["costs"][name] for name in costs)],
+            params=trial.params,
+            distributions=trial.distributions,
+        )
         for trial, value in zip(trials, values, strict=True)
-        if value is not None
+        if value is not None and (not costs or "costs" in trial.user_attrs)
     ]
 
 

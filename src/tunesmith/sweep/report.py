@@ -24,6 +24,7 @@ from tunesmith.pages.markup import (
 )
 from tunesmith.progress import describe
 from tunesmith.sweep import figures
+from tunesmith.sweep.compromises import compromises
 from tunesmith.sweep.importance import LEAST, best_part, first_loss, importances, labels, with_all_trials
 from tunesmith.sweep.results import SweepRecord, TrialRecord, cost, energy
 from tunesmith.train.curves import TOLERANCE
@@ -40,6 +41,7 @@ def page(record: SweepRecord) -> str:
         learning(record, draw),
         halving(record, draw),
         parameters(record, draw),
+        compromises(record, draw),
         search(record, draw),
         costs(record),
     ]

@@ -1,8 +1,8 @@
 """What came of a sweep's trials, and what follows from it: ranking, tokens saved, energy. Pure."""
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from optuna.distributions import BaseDistribution
@@ -41,6 +41,8 @@ class TrialRecord:
     run_id: str
     source: str
     """What proposed it, such as `grid`, `tpe` or `added`."""
+    costs: Mapping[str, float] = field(default_factory=dict)
+    """What the whole training costs beside its loss, by name."""
 
     @property
     def judged(self) -> dict[int, float]:
@@ -87,6 +89,8 @@ class SweepRecord:
     distributions: Mapping[str, BaseDistribution]
     """The search space in Optuna's terms, by dotted experiment field."""
     winner: int | None = None
+    costs: tuple[str, ...] = ()
+    """Names of the costs that were to be small beside the loss."""
 
     @property
     def percents(self) -> tuple[int, ...]:
@@ -103,6 +107,19 @@ class SweepRecord:
         """Trials that count and have a loss, best first: the further one got, then the lower its loss."""
         counted = [trial for trial in self.trials if trial.state in {"complete", "halved"} and trial.judged]
         return sorted(counted, key=lambda trial: (-max(trial.judged), list(trial.judged.values())[-1], trial.number))
+
+
+def front(record: SweepRecord) -> list[TrialRecord]:
+    """The trials trained in full that no other beats in loss and in every cost (the Pareto front), by loss."""
+    known = [t for t in record.trials if t.state == "complete" and t.last_loss is not None and t.costs]
+    values = {t.number: (t.last_loss or 0.0, *(t.costs[name] for name in record.costs)) for t in known}
+    best = [t for t in known if not any(beats(other, values[t.number]) for other in values.values())]
+    return sorted(best, key=lambda t: values[t.number])
+
+
+def beats(one: Sequence[float], other: Sequence[float]) -> bool:
+    """Whether one is nowhere larger than another, and smaller somewhere."""
+    return tuple(one) != tuple(other) and all(a <= b for a, b in zip(one, other, strict=True))
 
 
 @dataclass(frozen=True)

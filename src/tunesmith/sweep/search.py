@@ -2,13 +2,13 @@
 
 import time
 from dataclasses import asdict
-from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
 
 from tunesmith.config import overrides
 from tunesmith.errors import OutcomeError
 from tunesmith.progress import describe
+from tunesmith.sweep import costs
 from tunesmith.sweep import study as studies
 from tunesmith.sweep.board import HEADS, board
 from tunesmith.sweep.budget import Budget
@@ -17,8 +17,8 @@ from tunesmith.sweep.crew import MAX_DEATHS, Task, persistent
 from tunesmith.sweep.executors import LocalWorker, WorkerDied
 from tunesmith.sweep.following import Follower, describe_end, log_training
 from tunesmith.sweep.protocol import Done, Ended, Failed, Paused, Segment, Sharing
+from tunesmith.sweep.trial_runs import TrialRuns
 from tunesmith.tracking import runs
-from tunesmith.tracking.command import run_command
 from tunesmith.tracking.runs import Killed, Run
 from tunesmith.tracking.scores import log_scores
 
@@ -42,7 +42,7 @@ class Search:
         self.began = time.monotonic()
         self.waiting = self.study.recover()
         self.running: set[int] = set()
-        self.runs: dict[int, Run] = {}
+        self.runs = TrialRuns(coordinator)
         self.preparing: list[Task] = []
 
     def run(self) -> None:
@@ -132,7 +132,30 @@ class Search:
         standing = self.ladder.promotable(self.study.standings(), closing=not may_ask)
         if standing is not None:
             return self._send(standing.number, standing.sent + 1)
-        return self._send(self.study.ask().number, 1) if may_ask else None
+        while may_ask:
+            trial = self.study.ask()
+            if self._affordable(trial):
+                return self._send(trial.number, 1)
+            may_ask = self._may_ask()
+        return None
+
+    def _affordable(self, trial: FrozenTrial) -> bool:
+        """Note what a trial would cost, if that matters; one beyond the limits ends here."""
+        if not costs.wanted(self.space):
+            return True
+        quoted = costs.quote(overrides.apply(self.coordinator.experiment, trial.params))
+        self.study.remember(trial.number, costs=quoted)
+        reason = costs.too_large(self.space, quoted)
+        if reason:
+            self._infeasible(trial, reason, self.runs.of(trial))
+        return not reason
+
+    def _infeasible(self, trial: FrozenTrial, reason: str, run: Run) -> None:
+        """End a trial because of its parameters."""
+        self.study.remember(trial.number, infeasible=reason)
+        self.study.study.tell(trial.number, state=TrialState.PRUNED)
+        run.finish("FAILED", reason=reason)
+        self.progress.note(f"  trial {trial.number:>3}  {describe(trial.params)}: {reason}")
 
     def _may_ask(self) -> bool:
         """Whether another trial may begin."""
@@ -157,23 +180,6 @@ class Search:
             until=self.rungs[rung - 1],
             start=None if warm is None else name_of(warm),
         )
-
-    def run_of(self, trial: FrozenTrial) -> Run:
-        """The trial's run: the one it has, taken up again, or a new one."""
-        if trial.number in self.runs:
-            return self.runs[trial.number]
-        known = trial.user_attrs.get("run_id")
-        run = self.runs[trial.number] = runs.take_up(known) if known else self._new_run(trial)
-        return run
-
-    def _new_run(self, trial: FrozenTrial) -> Run:
-        experiment = overrides.apply(self.coordinator.experiment, trial.params)
-        tags = {"command": run_command(experiment), "trial": trial.number, **origin(trial)}
-        run = self.coordinator.child(name_of(trial.number), kind="trial", tags=tags)
-        self.study.remember(trial.number, run_id=run.id)
-        run.params(trial.params)
-        run.json(experiment.tree(), "experiment.json")
-        return run
 
     def _train(self, worker: LocalWorker, segments: tuple[Segment, ...], sharing: Sharing) -> None:
         lane = Lane(self, segments)
@@ -220,13 +226,13 @@ class Search:
             self.study.report(number, outcome.tune_loss, fraction=outcome.fraction)
             self.study.remember(number, deaths=0, tokens=outcome.tokens, seconds=outcome.seconds, steps=outcome.steps)
             self.progress.note(f"{line} tune/loss {outcome.tune_loss:.3f} after {outcome.fraction:.0%}")
+            reason = costs.too_slow(self.space, outcome.seconds, fraction=outcome.fraction)
+            if reason:
+                self._infeasible(trial, reason, run)
         elif isinstance(outcome, Done):
             self._complete(number, outcome, run, line)
         elif isinstance(outcome, Failed):
-            self.study.remember(number, infeasible=outcome.message)
-            self.study.study.tell(number, state=TrialState.PRUNED)
-            run.finish("FAILED", reason=outcome.message)
-            self.progress.note(f"{line} {outcome.message}")
+            self._infeasible(trial, outcome.message, run)
         self.running.discard(number)
         self._show()
         self.lock.notify_all()
@@ -257,7 +263,7 @@ class Search:
         for trial in self.study.trials(TrialState.RUNNING):
             fraction = self.rungs[max(0, len(trial.intermediate_values) - 1)]
             self.study.study.tell(trial.number, state=TrialState.PRUNED)
-            self.run_of(trial).finish("KILLED", reason=f"halved: others were better after {fraction:.0%} of the steps")
+            self.runs.of(trial).finish("KILLED", reason=f"halved: others were better after {fraction:.0%} of the steps")
             halved[fraction] = halved.get(fraction, 0) + 1
         if halved:
             parts = ", ".join(f"{count} at {fraction:.0%}" for fraction, count in sorted(halved.items()))
@@ -276,7 +282,7 @@ class Lane(Follower):
     def _seat(self, segments: tuple[Segment, ...]) -> None:
         for segment in segments:
             trial = self.search.study.trials()[number_of(segment.key)]
-            self.follow(segment.key, self.search.run_of(trial))
+            self.follow(segment.key, self.search.runs.of(trial))
 
     def on_end(self, ended: Ended) -> tuple[Segment, ...]:
         """Record the end, and fill the free place if something can be done now."""
@@ -285,9 +291,3 @@ class Lane(Follower):
             more = self.search.next_segments(1)
             self._seat(more)
             return more
-
-
-def origin(trial: FrozenTrial) -> dict[str, Any]:
-    """Where a trial's parameters come from, and with which trial's weights it begins, if any."""
-    known = {key: trial.user_attrs[key] for key in ("source", "warm") if key in trial.user_attrs}
-    return {"source": "sampler", **known}

@@ -1,0 +1,53 @@
+"""The part of a sweep's report that weighs loss against costs. Pure."""
+
+import plotly.graph_objects as go
+
+from tunesmith.pages.markup import Drawing, amount, heads, note, number, row, section, table, word
+from tunesmith.progress import describe
+from tunesmith.sweep.figures import ACCENT, GREY, styled
+from tunesmith.sweep.results import SweepRecord, front
+
+UNITS = {"train/tokens": "tokens of the whole training", "adapter/parameters": "trained weights"}
+
+
+def compromises(record: SweepRecord, draw: Drawing) -> str:
+    """The Pareto front of loss and costs; nothing where costs were not weighed."""
+    best = front(record)
+    if not record.costs or not best:
+        return ""
+    header = [*heads("trial"), *heads("tune loss", *record.costs, "primary", numbers=True), *heads("parameters")]
+    rows = []
+    for trial in best:
+        costs = [f"{trial.costs[name]:,.0f}" for name in record.costs]
+        cells = [amount(trial.last_loss), *costs, amount(trial.primary)]
+        parameters = word(describe(trial.params))
+        kind = "best" if trial.number == record.winner else ""
+        rows.append(row(word(trial.number), *map(number, cells), parameters, kind=kind))
+    text = (
+        "Trials trained in full that no other beats in tune loss and in every cost (the Pareto front): to lower one of "
+        "these numbers is to raise another."
+    )
+    drawn = "".join(draw(against(record, name)) for name in record.costs)
+    layout = "pair" if len(record.costs) == 2 else "one"
+    return section("Loss against cost", note(text), f'<div class="{layout}">{drawn}</div>', table(header, rows))
+
+
+def against(record: SweepRecord, name: str) -> go.Figure:
+    """Tune loss of the trials trained in full over one cost, the front among them joined."""
+    best = sorted(front(record), key=lambda trial: trial.costs[name])
+    numbers = {trial.number for trial in best}
+    whole = [t for t in record.trials if t.state == "complete" and t.last_loss is not None and t.costs]
+    others = [trial for trial in whole if trial.number not in numbers]
+    hover = "trial %{customdata}: %{y:.3f} at %{x:,.0f}<extra></extra>"
+    figure = go.Figure()
+    for trials, label, colour, mode in (
+        (others, "beaten", GREY, "markers"),
+        (best, "Pareto front", ACCENT, "lines+markers" if len(record.costs) == 1 else "markers"),
+    ):
+        x, y = [trial.costs[name] for trial in trials], [trial.last_loss for trial in trials]
+        shape = {"color": colour, "shape": "hv", "width": 1.5}
+        given = {"customdata": [trial.number for trial in trials], "mode": mode, "hovertemplate": hover}
+        figure.add_trace(go.Scatter(x=x, y=y, name=label, marker={"color": colour, "size": 9}, line=shape, **given))
+    figure.update_xaxes(title=UNITS[name], rangemode="tozero")
+    figure.update_yaxes(title="tune loss")
+    return styled(figure, height=360)

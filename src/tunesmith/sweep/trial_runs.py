@@ -1,0 +1,41 @@
+"""The MLflow runs of a search's trials."""
+
+from typing import Any
+
+from optuna.trial import FrozenTrial
+
+from tunesmith.config import overrides
+from tunesmith.sweep.coordinator import Coordinator, name_of
+from tunesmith.tracking import runs
+from tunesmith.tracking.command import run_command
+from tunesmith.tracking.runs import Run
+
+
+class TrialRuns:
+    """One run for each trial, children of the sweep's."""
+
+    def __init__(self, coordinator: Coordinator) -> None:
+        self.coordinator = coordinator
+        self.known: dict[int, Run] = {}
+
+    def of(self, trial: FrozenTrial) -> Run:
+        """The trial's run: the one it has, taken up again, or a new one."""
+        if trial.number not in self.known:
+            known = trial.user_attrs.get("run_id")
+            self.known[trial.number] = runs.take_up(known) if known else self._new(trial)
+        return self.known[trial.number]
+
+    def _new(self, trial: FrozenTrial) -> Run:
+        experiment = overrides.apply(self.coordinator.experiment, trial.params)
+        tags = {"command": run_command(experiment), "trial": trial.number, **origin(trial)}
+        run = self.coordinator.child(name_of(trial.number), kind="trial", tags=tags)
+        self.coordinator.study.remember(trial.number, run_id=run.id)
+        run.params(trial.params)
+        run.json(experiment.tree(), "experiment.json")
+        return run
+
+
+def origin(trial: FrozenTrial) -> dict[str, Any]:
+    """Where a trial's parameters come from, and with which trial's weights it begins, if any."""
+    known = {key: trial.user_attrs[key] for key in ("source", "warm") if key in trial.user_attrs}
+    return {"source": "sampler", **known}
