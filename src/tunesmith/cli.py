@@ -22,7 +22,7 @@ from tunesmith.commands.promotion import copy, history, promote, replay, require
 from tunesmith.commands.study import study
 from tunesmith.config import Experiment, Policy, SearchSpace
 from tunesmith.config.overrides import apply, parse_assignments, parse_extra_arguments
-from tunesmith.errors import OutcomeError, Terminated, TunesmithError
+from tunesmith.errors import ConfigError, OutcomeError, Terminated, TunesmithError
 from tunesmith.progress import Progress
 
 SPACE = "search_spaces/sft.yaml"
@@ -220,10 +220,11 @@ def whole_story(experiment: Experiment, space: str, policy: str, trials: int) ->
 @click.argument("model")
 @click.option("--experiment", default=EXPERIMENT, help="Experiment whose tasks and rows are used.")
 @click.option("--split", default="tune", type=click.Choice(["tune", "bench", "holdout"]), help="Rows to score on.")
+@click.option("--suite", default="", help="Score only this task or suite; all of them if empty.")
 @click.option("--set", "assignments", multiple=True, metavar="FIELD=VALUE", help="Override a field.")
 @json_option
 def evaluate(
-    model: str, experiment: str, split: Literal["tune", "bench", "holdout"], assignments: tuple[str, ...]
+    model: str, experiment: str, split: Literal["tune", "bench", "holdout"], suite: str, assignments: tuple[str, ...]
 ) -> tuple[Any, str]:
     """Score MODEL (a run id, or `models:/NAME@ALIAS`) beside its base.
 
@@ -231,13 +232,15 @@ def evaluate(
     that later candidates are judged by.
     """
     loaded = apply(Experiment.from_yaml(experiment), parse_assignments(assignments))
+    if suite and split == "holdout":
+        raise ConfigError("--suite: the holdout is scored as a whole, so that gates can judge by it; leave --suite out")
     from tunesmith import pipeline, rescore
 
     with Progress() as progress:
         if split == "holdout":
             base, scores = rescore.rescore(model, loaded, progress)
         else:
-            base, scores = pipeline.evaluate(model, loaded, progress, split=split)
+            base, scores = pipeline.evaluate(model, loaded, progress, split=split, only=suite)
     return {"base": dict(base.metrics), "model": dict(scores.metrics)}, summary.comparison_text(base, scores)
 
 

@@ -21,7 +21,7 @@ from tunesmith.tracking import runs, store
 from tunesmith.tracking.command import changes
 from tunesmith.tracking.runs import Run
 
-SCORED = ("data.source", "data.format", "data.split.", "evaluation.tasks", "evaluation.batch_size")
+SCORED = ("data.source", "data.format", "data.split.", "evaluation.tasks", "evaluation.suites", "evaluation.batch_size")
 """The fields of an experiment that decide what a model is scored on, and how."""
 
 

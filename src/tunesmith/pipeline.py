@@ -11,10 +11,11 @@ from tunesmith.config import overrides
 from tunesmith.config.experiment import Experiment
 from tunesmith.config.policy import Policy
 from tunesmith.config.space import SearchSpace
+from tunesmith.config.strict import suggestion
 from tunesmith.data.dataset import load_dataset, training_rows
 from tunesmith.data.digest import digest_of
 from tunesmith.data.tasks import load_items, load_tasks
-from tunesmith.errors import ModelError, OutcomeError
+from tunesmith.errors import ConfigError, ModelError, OutcomeError
 from tunesmith.judgement import judge
 from tunesmith.models.device import place
 from tunesmith.models.references import resolve
@@ -58,8 +59,9 @@ def preflight(experiment: Experiment) -> AuditReport:
     """Find out whatever would stop a run later: data, tasks, device, base model. Writes nothing."""
     load_dataset(experiment)
     report = require_clean(experiment)
-    for split in ("tune", "holdout"):
-        load_items(load_tasks(experiment), experiment, split)
+    tasks = load_tasks(experiment)
+    load_items({name: tasks[name] for name in experiment.evaluation.tasks}, experiment, "tune")
+    load_items(tasks, experiment, "holdout")
     place(experiment.model)
     resolve(experiment.model.base, revision=experiment.model.revision)
     return report
@@ -199,8 +201,14 @@ def main(
     return outcome, *promotion.promote(policy, promotion.Request(reason=reason))
 
 
-def evaluate(model: str, experiment: Experiment, progress: Progress, *, split: Items) -> tuple[Scores, Scores]:
-    """Score the adapter of a run or of a registered version beside the base; returns base's and model's scores."""
+def evaluate(
+    model: str, experiment: Experiment, progress: Progress, *, split: Items, only: str = ""
+) -> tuple[Scores, Scores]:
+    """Score the adapter of a run or of a registered version beside the base; returns base's and model's scores.
+
+    All tasks and suites are scored, or only the one that `only` names.
+    """
+    tasks = tuple(named_tasks(experiment, only))
     from tunesmith.sweep.workbench import Workbench
 
     run = runs.adopt_or_create(experiment.name, f"evaluate {model}", kind="evaluation")
@@ -210,7 +218,7 @@ def evaluate(model: str, experiment: Experiment, progress: Progress, *, split: I
         results = []
         for path in (None, str(adapter)):
             progress.note(f"scoring {'the base' if path is None else model} on {split}")
-            job = Job(experiment, split, folder, train=False, adapter=path)
+            job = Job(experiment, split, folder, train=False, adapter=path, tasks=tasks)
             results.append(bench.score(job))
         base, scores = results
         run.tags({"model": model, "base_sha256": bench.model.sha256})
@@ -221,6 +229,14 @@ def evaluate(model: str, experiment: Experiment, progress: Progress, *, split: I
         with runs.recording(runs.create(experiment.name, "base", kind="base", parent=run)) as beside:
             log_scores_of(beside, base, None)
         return base, scores
+
+
+def named_tasks(experiment: Experiment, only: str) -> list[str]:
+    """All tasks and suites of an experiment, or the one of that name; raises `ConfigError` if there is none."""
+    every = experiment.evaluation.every
+    if only and only not in every:
+        raise ConfigError(f"{experiment.where('evaluation', 'suites')}: {only}: unknown{suggestion(only, every)}")
+    return [only] if only else every
 
 
 def fetch_adapter(model: str, experiment: Experiment, folder: pathlib.Path) -> pathlib.Path:

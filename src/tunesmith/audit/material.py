@@ -154,14 +154,19 @@ def load_references(experiment: Experiment, tasks: Mapping[str, Task]) -> list[R
         if place == source:
             continue  # its rows are those under audit
         items = [row for row in load_rows(place, item_check(task)) if split_of(row["group"], shares) != "train"]
-        found.append(make_reference(f"task {name}", items))
+        if items:
+            found.append(make_reference(f"task {name}", items))
     return found
 
 
 def make_reference(name: str, rows: Sequence[Row]) -> Reference:
-    """Questions and answers of conversations or of multiple-choice questions."""
+    """Questions and answers of conversations or of multiple-choice questions; plain texts as questions."""
     questions, answers = [], []
     for row in rows:
+        if "text" in row and "messages" not in row:
+            questions.append(normalise(row["text"]))
+            answers.append("")
+            continue
         asked = "question" in row
         questions.append(normalise(row["question"] if asked else user_turns(row)))
         answers.append(row["choices"][row["answer"]] if asked else assistant_turns(row))

@@ -11,7 +11,9 @@ Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$", max_length=100)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Scheduler = Literal["linear", "cosine", "constant"]
 
-DataFormat = Literal["auto", "messages", "sharegpt", "alpaca", "prompt_completion", "preference", "kto", "questions"]
+DataFormat = Literal[
+    "auto", "messages", "sharegpt", "alpaca", "prompt_completion", "preference", "kto", "questions", "text"
+]
 
 SPLITS = ("train", "tune", "holdout", "bench")
 
@@ -136,6 +138,11 @@ class EvaluationConfig(Section):
 
     tasks: list[str]
     """Task files `NAME.yaml` in `tasks_dir`."""
+    suites: Annotated[list[str], Field(default_factory=list)]
+    """Further task files there that no trial is scored on: only the winner and the base on the holdout, and
+    whatever `tunesmith evaluate` is asked for."""
+    forgetting: Annotated[list[str], Field(default_factory=list)]
+    """Tasks that tell what the base knew; what a model lost of it is logged as `forgetting/SPLIT/TASK/METRIC`."""
     tasks_dir: str = "tasks"
     """Folder of the task files, relative to this file."""
     primary: str
@@ -151,6 +158,21 @@ class EvaluationConfig(Section):
         if len(parts) != 3 or parts[0] != "tune" or parts[1] not in self.tasks:
             raise ValueError(f"primary must be tune/TASK/METRIC with one of {', '.join(self.tasks)}")
         return self
+
+    @model_validator(mode="after")
+    def _names_are_tasks(self) -> "EvaluationConfig":
+        twice = sorted({name for name in self.every if self.every.count(name) > 1})
+        if twice:
+            raise ValueError(f"{', '.join(twice)}: is in tasks and suites more than once")
+        unknown = [name for name in self.forgetting if name not in self.every]
+        if unknown:
+            raise ValueError(f"forgetting: {unknown[0]} is neither in tasks nor in suites")
+        return self
+
+    @property
+    def every(self) -> list[str]:
+        """All tasks and suites."""
+        return [*self.tasks, *self.suites]
 
 
 class Experiment(Document):

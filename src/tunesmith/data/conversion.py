@@ -1,7 +1,7 @@
 """From the shapes that chat data comes in to the few that the rest works with.
 
 Canonical rows hold `messages` (conversations), `prompt`, `chosen` and `rejected` (preferences), `prompt`,
-`completion` and `label` (KTO), each a list of messages, or `question`, `choices` and `answer`. A
+`completion` and `label` (KTO), each a list of messages, or `question`, `choices` and `answer`, or plain `text`. A
 converter is a pure function from a row to the canonical fields that replace `consumes`; all other fields are kept.
 """
 
@@ -126,6 +126,11 @@ def question_row(row: Row, where: object) -> Fields:
     return {key: row[key] for key in ("question", "choices", "answer") if key in row}
 
 
+def text_row(row: Row, where: object) -> Fields:
+    """Plain text, as it is."""
+    return {"text": _text(row, "text", where)}
+
+
 def _begins_with_answer(turns: Messages) -> bool:
     return turns[0].get("role") not in {"system", "user"}
 
@@ -166,6 +171,7 @@ FORMATS: Mapping[str, Format] = {
         _format("prompt_completion", "prompt completion", prompt_completion_row, "system"),
         _format("alpaca", "instruction output", alpaca_row, "input system history"),
         _format("questions", "question choices answer", question_row),
+        _format("text", "text", text_row),
     )
 }
 """By name, in the order in which they are tried: a format stands before those whose keys it contains."""

@@ -51,6 +51,43 @@ def check_question(row: Row, *, where: object) -> None:
         raise DataError(f"{where}: answer: must be the index of the right choice, 0 to {len(choices) - 1}")
 
 
+def check_text(row: Row, *, where: object) -> None:
+    """Raise `DataError` at `where` unless the row is plain text."""
+    if not isinstance(row.get("text"), str) or not row["text"].strip():
+        raise DataError(f"{where}: text: must be a non-empty text")
+
+
+def check_attack(row: Row, *, where: object) -> None:
+    """Raise `DataError` at `where` unless the row is a message with what a right reply does.
+
+    `messages` ends with the user's turn; `class` names the kind of attack; and at least one of these says what is
+    right: `refuse` (true), `forbid` (texts that no reply may hold), `desks` (answers of which one must be given),
+    `twin` (the same message, undamaged, which must get the same answer).
+    """
+    if check_turns(row.get("messages"), where=f"{where}: messages")[-1] != "user":
+        raise DataError(f"{where}: messages: must end with the user's turn")
+    if not isinstance(row.get("class"), str) or not row["class"].isidentifier():
+        raise DataError(f"{where}: class: must be a word of letters, digits and _")
+    for key in ("forbid", "desks"):
+        texts = row.get(key, [])
+        if not isinstance(texts, list) or not all(isinstance(text, str) and text for text in texts):
+            raise DataError(f"{where}: {key}: must be a list of texts")
+    if not isinstance(row.get("twin", ""), str) or (row.get("twin") and len(row.get("desks", [])) != 1):
+        raise DataError(f"{where}: twin: must be a text, beside one right answer in desks")
+    if not any(row.get(key) for key in ("refuse", "forbid", "desks")):
+        raise DataError(f"{where}: says of no reply that it is right; give refuse, forbid or desks")
+
+
+def check_canary(row: Row, *, where: object) -> None:
+    """Raise `DataError` at `where` unless the row is a conversation whose last reply holds its `secret`."""
+    check_conversation(row, where=where)
+    secret = row.get("secret")
+    if not isinstance(secret, str) or not any(map(str.isalnum, secret)):
+        raise DataError(f"{where}: secret: must be a text of letters and digits")
+    if secret not in row["messages"][-1]["content"]:
+        raise DataError(f"{where}: secret: does not occur in the last reply")
+
+
 def check_preference(row: Row, *, where: object) -> None:
     """Raise `DataError` at `where` unless the row is a preference pair: prompt, chosen, rejected."""
     check_prompt(row, where=where)

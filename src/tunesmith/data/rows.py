@@ -82,8 +82,9 @@ def content_id(row: Row) -> str:
 
 
 def content(row: Row) -> Fields:
-    """The fields that a row is trained or scored on."""
-    return {key: row[key] for key in CONTENT if key in row}
+    """The fields that a row is trained or scored on; plain text only where there are no others."""
+    said = {key: row[key] for key in CONTENT if key in row}
+    return said or {key: row[key] for key in ("text",) if key in row}
 
 
 def distinct(rows: Iterable[tuple[Place, Row]]) -> Iterator[tuple[Place, Row]]:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from tunesmith.config.experiment import Experiment
 from tunesmith.config.task import Task
 from tunesmith.data.dataset import deal, load_rows, source_of
-from tunesmith.data.formats import check_conversation, check_question
+from tunesmith.data.formats import check_attack, check_canary, check_conversation, check_question, check_text
 from tunesmith.data.sources import Source, find_source
 from tunesmith.data.split import stratified
 from tunesmith.errors import ConfigError, DataError
@@ -14,30 +14,43 @@ from tunesmith.records import Row
 Items = Mapping[str, Sequence[Row]]
 
 
+CHECKS: Mapping[str, Callable[..., None]] = {
+    "multiple_choice": check_question,
+    "perplexity": check_text,
+    "adversarial": check_attack,
+    "canary": check_canary,
+}
+"""What the rows of a measure must look like; conversations for all others."""
+
+
 def load_tasks(experiment: Experiment) -> dict[str, Task]:
-    """The experiment's tasks by name; raises `ConfigError` for a missing or wrong file."""
+    """The experiment's tasks and suites by name; raises `ConfigError` for a missing or wrong file."""
     folder = experiment.resolve(experiment.evaluation.tasks_dir)
     tasks = {}
-    for name in experiment.evaluation.tasks:
+    for name in experiment.evaluation.every:
         path = folder / f"{name}.yaml"
         if not path.is_file():
             known = ", ".join(sorted(p.stem for p in folder.glob("*.yaml"))) or "none"
-            where = experiment.where("evaluation", "tasks")
+            where = experiment.where("evaluation", "suites" if name in experiment.evaluation.suites else "tasks")
             raise ConfigError(f"{where}: {name}: no file {path}; tasks there: {known}")
         tasks[name] = Task.from_yaml(path)
     return tasks
 
 
 def load_items(tasks: Mapping[str, Task], experiment: Experiment, split: str) -> dict[str, Sequence[Row]]:
-    """All items of a split by task; raises `DataError` when a task has none there."""
+    """All items of a split by task; raises `DataError` when a task has none there.
+
+    Canaries are what training may have seen, so those dealt to train are the items, whatever the split.
+    """
     items: dict[str, Sequence[Row]] = {}
     for name, task in tasks.items():
         source = item_source(task, experiment)
         format = "auto" if task.rows else experiment.data.format
         rows = load_rows(source, item_check(task), format=format, group_by=experiment.data.split.by)
-        items[name] = deal(rows, experiment.data)[split].rows
+        wanted = "train" if task.measure == "canary" else split
+        items[name] = deal(rows, experiment.data)[wanted].rows
         if not items[name]:
-            raise DataError(f"{task.path}: none of its rows falls into {split}; add rows or change data.split")
+            raise DataError(f"{task.path}: none of its rows falls into {wanted}; add rows or change data.split")
     return items
 
 
@@ -48,7 +61,7 @@ def item_source(task: Task, experiment: Experiment) -> Source:
 
 def item_check(task: Task) -> Callable[..., None]:
     """The check of the shape that a task needs."""
-    return check_question if task.measure == "multiple_choice" else check_conversation
+    return CHECKS.get(task.measure, check_conversation)
 
 
 def fewer_items(

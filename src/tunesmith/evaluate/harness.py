@@ -35,7 +35,8 @@ def score(
     )
     configs = [config for name, task in tasks.items() for config in configure(task, items[name], tokenizer)]
     # not simple_evaluate: it asks a dozen programs of this machine for their versions after every scoring
-    loaded = TaskManager(include_defaults=False).load([ConfigurableTask(config=config) for config in configs])
+    made = [config.pop("task_class", ConfigurableTask)(config=config) for config in configs]
+    loaded = TaskManager(include_defaults=False).load(made)
     results = evaluate(lm=live, task_dict=loaded, bootstrap_iters=0, log_samples=True)
     assert results is not None  # noqa: S101 - only ranks other than 0 get None
     groups = {row["id"]: row["group"] for rows in items.values() for row in rows}

@@ -2,32 +2,36 @@
 
 import re
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from datasets import Dataset
 from rouge_score.rouge_scorer import RougeScorer
 from transformers import PreTrainedTokenizerBase
 
 from tunesmith.config.task import Task
+from tunesmith.evaluate.adversarial import adversarial
+from tunesmith.evaluate.canary import canary
+from tunesmith.evaluate.requests import Config, Doc, generation_settings, metrics, renderer
 from tunesmith.records import Row
-
-Config = dict[str, Any]
-Doc = dict[str, Any]
 
 SPLIT = "items"
 
 
 def configure(task: Task, rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase) -> list[Config]:
     """The lm-eval configurations of a task; several where it measures in several ways."""
-    docs = [make_doc(row, tokenizer) for row in rows]
-    return [
-        {**config, **source(docs), "task": f"{task.name}{suffix}"} for suffix, config in MEASURES[task.measure](task)
-    ]
+    configs, made = MEASURES[task.measure](task), []
+    usual = [] if all("make_doc" in config for _, config in configs) else [make_doc(row, tokenizer) for row in rows]
+    for suffix, config in configs:
+        own = config.pop("make_doc", None)
+        docs = [own(row, renderer(tokenizer)) for row in rows] if own else usual
+        made.append({**config, **source(docs), "task": f"{task.name}{suffix}"})
+    return made
 
 
 def make_doc(row: Row, tokenizer: PreTrainedTokenizerBase) -> Doc:
     """An item as the harness sees it: the rendered prompt, the reference reply, the row's own fields."""
     doc = {key: value for key, value in row.items() if key != "messages"}
+    if "text" in row and "messages" not in row:
+        return {**doc, "tokens": len(tokenizer(row["text"], add_special_tokens=False)["input_ids"])}
     if "messages" not in row:
         return {**doc, "prompt": f"Question: {row['question']}\nAnswer:", "delimiter": " "}
     messages = list(row["messages"])
@@ -48,17 +52,12 @@ def source(docs: Sequence[Doc]) -> Config:
     }
 
 
-def metrics(*names: str) -> list[Config]:
-    """Metrics averaged over the items."""
-    return [{"metric": name, "aggregation": "mean", "higher_is_better": True} for name in names]
-
-
 def generation(task: Task) -> Config:
     """Greedy generation of a reply."""
     return {
         "output_type": "generate_until",
         "doc_to_text": lambda doc: doc["prompt"],
-        "generation_kwargs": {"until": [], "do_sample": False, "max_gen_toks": task.max_tokens},
+        "generation_kwargs": generation_settings(task),
     }
 
 
@@ -108,8 +107,27 @@ def multiple_choice(task: Task) -> list[tuple[str, Config]]:
     return [("", config)]
 
 
+def perplexity(task: Task) -> list[tuple[str, Config]]:
+    """Perplexity per token of plain text, from its first token on."""
+
+    def process(doc: Doc, results: Sequence[float]) -> dict[str, tuple[float, int]]:
+        return {"perplexity": (results[0], doc["tokens"])}
+
+    config: Config = {
+        "output_type": "loglikelihood_rolling",
+        "doc_to_text": lambda doc: "",
+        "doc_to_target": lambda doc: doc["text"],
+        "process_results": process,
+        "metric_list": [{"metric": "perplexity", "aggregation": "weighted_perplexity", "higher_is_better": False}],
+    }
+    return [("", config)]
+
+
 MEASURES: dict[str, Callable[[Task], list[tuple[str, Config]]]] = {
     "extract": extract,
     "rouge": rouge,
     "multiple_choice": multiple_choice,
+    "perplexity": perplexity,
+    "adversarial": adversarial,
+    "canary": canary,
 }

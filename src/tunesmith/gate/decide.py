@@ -38,6 +38,8 @@ class Comparison:
     rival: str
     difference: Difference | None
     problem: str = ""
+    lower: bool = False
+    """Whether less of the metric is better, so that the difference is the rival's value minus the candidate's."""
     unit: bool = False
     """Whether every item's value lies between 0 and 1, so that a difference can be told in points."""
 
@@ -93,18 +95,24 @@ def compare(gate: Paired, evidence: Evidence) -> Comparison:
     name, rival = evidence.rival(gate)
     if rival.digest != evidence.candidate.digest:
         return Comparison(name, None, f"the {name} was scored on other items, tasks or settings; score it again")
+    lower = gate.metric.partition("/")[2] in (evidence.candidate.lower_is_better or ())
     try:
         ours, theirs = values_of(gate.metric, evidence.candidate), values_of(gate.metric, rival)
+        ours, theirs = (theirs, ours) if lower else (ours, theirs)
         difference = paired_difference(ours, theirs, evidence.candidate.groups, confidence=gate.confidence)
     except (KeyError, ValueError) as error:
         return Comparison(name, None, f"cannot be compared: {error}")
-    return Comparison(name, difference, unit=all(0 <= value <= 1 for value in (*ours.values(), *theirs.values())))
+    unit = all(0 <= value <= 1 for value in (*ours.values(), *theirs.values()))
+    return Comparison(name, difference, lower=lower, unit=unit)
 
 
 def values_of(metric: str, scores: Scores) -> dict[str, float]:
-    """Each item's value of one metric `split/task/name`; raises `KeyError` or `ValueError` when it has none."""
+    """The value of one metric `split/task/name` for each item that has it; raises `KeyError` or `ValueError`."""
     _, task, name = metric.split("/")
-    return {item: values[name] for item, values in scores.items[task].items()}
+    values = {item: values[name] for item, values in scores.items[task].items() if name in values}
+    if not values:
+        raise KeyError(name)
+    return values
 
 
 def judge_paired(gate: Paired, comparison: Comparison, *, divisor: int) -> GateResult:
@@ -119,8 +127,9 @@ def judge_paired(gate: Paired, comparison: Comparison, *, divisor: int) -> GateR
     if decision is Decision.INCONCLUSIVE:
         wanting = what_would_pass(difference, threshold=threshold, points=comparison.unit)
     holm = f" (Holm: error shared by {divisor} metrics)" if divisor > 1 else ""
+    side_of = " (less is better)" if comparison.lower else ""
     detail = (
-        f"{difference.mean:+.3f} against the {comparison.rival}, {100 * confidence:.4g}% one-sided bounds "
+        f"{difference.mean:+.3f}{side_of} against the {comparison.rival}, {100 * confidence:.4g}% one-sided bounds "
         f"{difference.low:+.3f} to {difference.high:+.3f} on {difference.items} items{holm}; "
         f"must lie above {f'{threshold:+.3f}' if threshold else '0'}{f'; {wanting}' if wanting else ''}"
     )

@@ -101,8 +101,9 @@ class Coordinator:
         return runs.create(self.experiment.name, name, kind=kind, parent=self.parent, tags=tags)
 
     def score(self, worker: LocalWorker, run: Run, *, items: Items, adapter: str | None) -> Scores:
-        """Score the base or a saved adapter into a child run."""
-        job = Job(self.experiment, items, str(self.folder / run.id), train=False, adapter=adapter)
+        """Score the base or a saved adapter into a child run; on the holdout, by the suites too."""
+        tasks = tuple(self.experiment.evaluation.every) if items == "holdout" else ()
+        job = Job(self.experiment, items, str(self.folder / run.id), train=False, adapter=adapter, tasks=tasks)
         with runs.recording(run):
             scores = worker.score(job)
             log_scores_of(run, scores, pathlib.Path(adapter) if adapter else None)

@@ -25,6 +25,8 @@ class Job:
     adapter: str | None = None
     fractions: tuple[float, ...] = (1.0,)
     loss_rows: int | None = None
+    tasks: tuple[str, ...] = ()
+    """Which tasks and suites to score; all tasks and no suite when empty."""
     slots: bool = False
     """Train in the slots engine where that covers the experiment."""
 

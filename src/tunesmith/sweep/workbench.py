@@ -19,7 +19,7 @@ from tunesmith.models.loading import adapter_effect, attach_saved, detach, load_
 from tunesmith.models.measurements import cpu_model, measured_once
 from tunesmith.models.references import resolve
 from tunesmith.records import Scores
-from tunesmith.sweep.protocol import Done, Items, Job, Ready, Sharing
+from tunesmith.sweep.protocol import Done, Job, Ready, Sharing
 from tunesmith.train.encode import Encoded, encode_rows, mask_preview, render, supervised_share
 from tunesmith.train.recorder import Recorder, Reporter, TrainingData
 from tunesmith.train.run import save_adapter, trained_adapter
@@ -65,11 +65,11 @@ class Workbench:
     def score(self, job: Job) -> Scores:
         """Score the base, or the saved adapter that the job names."""
         if job.adapter is None:
-            return self._score(self.base, job.items)
+            return self._score(self.base, job)
         model = attach_saved(self.base, pathlib.Path(job.adapter))
         try:
             adapter_effect(model, self.tokenizer, self.probe)
-            return self._score(model, job.items)
+            return self._score(model, job)
         finally:
             self.base = detach(model)
 
@@ -78,7 +78,7 @@ class Workbench:
         folder = pathlib.Path(job.folder)
         training = trained_adapter(self.base, self.tokenizer, job.experiment, recorder, folder=folder, slots=job.slots)
         with training as (model, trained):
-            return Done(self._checked_scores(model, job.items), trained)
+            return Done(self._checked_scores(model, job), trained)
 
     def training_data(self, job: Job) -> TrainingData:
         """The encoded rows of a training job."""
@@ -88,11 +88,11 @@ class Workbench:
     def finish(self, model: PeftModel, job: Job, recorder: Recorder) -> Done:
         """Save the adapter of a finished training and score it."""
         trained = save_adapter(model, recorder, pathlib.Path(job.folder))
-        return Done(self._checked_scores(model, job.items), trained)
+        return Done(self._checked_scores(model, job), trained)
 
-    def _checked_scores(self, model: PeftModel, items: Items) -> Scores:
+    def _checked_scores(self, model: PeftModel, job: Job) -> Scores:
         adapter_effect(model, self.tokenizer, self.probe)
-        return self._score(model, items)
+        return self._score(model, job)
 
     def calibrate(self, experiment: Experiment) -> Sharing:
         """How slots should share passes on this machine with this base; measured once per machine and base."""
@@ -110,13 +110,14 @@ class Workbench:
         most = min(limits["most"], DEFAULT_LIMITS.most)  # as in a training that nobody shares, so that bits agree
         return Sharing(min(limits["fuse"], most), most, row_tokens, ratios)
 
-    def _score(self, model: PreTrainedModel, items: Items) -> Scores:
+    def _score(self, model: PreTrainedModel, job: Job) -> Scores:
+        evaluation, items = self.experiment.evaluation, job.items
+        tasks = {name: self.tasks[name] for name in job.tasks or evaluation.tasks}
         split = "tune" if items in {"trial", "confirmation"} else items
-        chosen = load_items(self.tasks, self.experiment, split)
+        chosen = load_items(tasks, self.experiment, split)
         if split != items:
-            chosen = fewer_items(chosen, self.tasks, self.experiment, keep_primary=items == "confirmation")
-        batch_size = self.experiment.evaluation.batch_size
-        return score(model, self.tokenizer, self.tasks, chosen, split=split, batch_size=batch_size)
+            chosen = fewer_items(chosen, tasks, self.experiment, keep_primary=items == "confirmation")
+        return score(model, self.tokenizer, tasks, chosen, split=split, batch_size=evaluation.batch_size)
 
     @functools.cached_property
     def probe(self) -> str:
