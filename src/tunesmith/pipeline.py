@@ -22,6 +22,7 @@ from tunesmith.models.references import resolve
 from tunesmith.progress import Bar, Progress
 from tunesmith.records import AuditReport, Scores, TrainedRun, Verdict
 from tunesmith.registry import evidence, page, versions
+from tunesmith.registry.verify import read_json
 from tunesmith.sweep.budget import Budget
 from tunesmith.sweep.closing import finish, log_search, log_winner
 from tunesmith.sweep.confirmation import Candidate, confirm
@@ -245,9 +246,17 @@ def fetch_adapter(model: str, experiment: Experiment, folder: pathlib.Path) -> p
     if model.startswith("models:/"):
         tuned = resolve(model)
         sha256, adapter = tuned.sha256, tuned.adapter
+        trained = read_json(adapter.parent, "experiment.json") if adapter else {}
     else:
         run = runs.attach(model)
         sha256, adapter = run.tag("base_sha256"), run.download("adapter", folder)
+        trained = run.read_json("experiment.json")
     if sha256 != base.sha256 or adapter is None:
         raise ModelError(f"{model}: was not trained on {experiment.model.base}, the base of {experiment.path}")
+    kind = trained["adapter"]["kind"]
+    if (kind == "qlora") != (experiment.adapter.kind == "qlora"):
+        raise ModelError(
+            f"{model}: was trained with adapter.kind {kind}, and {experiment.path} loads the base for "
+            f"{experiment.adapter.kind}; add --set adapter.kind={kind}"
+        )
     return adapter

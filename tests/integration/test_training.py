@@ -37,13 +37,13 @@ class Listener:
             raise Killed("enough")
 
 
-def train(experiment, folder, listener, *, rows=24, slots=False):
+def train(experiment, folder, listener, *, rows=24, slots=False, quantise=False):
     from tunesmith.data.dataset import load_dataset
 
     dataset = load_dataset(experiment)
     model = resolve(experiment.model.base)
     tokenizer = load_tokenizer(model)
-    base = load_base(model, place(experiment.model))
+    base = load_base(model, place(experiment.model), **({"quantise": True} if quantise else {}))
     train_rows = encode_rows(dataset.train.rows[:rows], tokenizer, max_length=experiment.model.max_length)
     tune_rows = encode_rows(dataset.tune.rows[:8], tokenizer, max_length=experiment.model.max_length)
     recorder = Recorder(TrainingData(train_rows, tune_rows), fractions=(0.5, 1.0), reporter=listener)

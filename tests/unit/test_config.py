@@ -3,6 +3,7 @@
 import pathlib
 
 import pytest
+from tests.conftest import ROOT
 
 from tunesmith.config import Experiment, Policy, SearchSpace, overrides
 from tunesmith.errors import ConfigError
@@ -162,3 +163,41 @@ def test_wrong_extra_arguments_are_refused(arguments, message):
 )
 def test_values_on_the_command_line(text, value):
     assert overrides.parse_value(text) == value
+
+
+def support() -> Experiment:
+    return Experiment.from_yaml(ROOT / "experiments/support.yaml")
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"kind": "full", "dora": True}, "kind full trains every weight and has no dora; leave it out"),
+        ({"kind": "full", "lora_plus_ratio": 4.0}, "kind full trains every weight and has no lora_plus_ratio"),
+        ({"kind": "qlora", "init": "pissa"}, "init pissa needs the base's own weights, which kind qlora quantises"),
+        ({"dora": True, "init": "pissa"}, "init pissa with dora cannot be saved as a plain adapter"),
+        ({"lora_plus_ratio": 0.5}, "greater than or equal to 1"),
+        ({"rank": 0}, "greater than or equal to 1"),
+    ],
+)
+def test_an_adapter_that_makes_no_sense_is_refused_in_one_line(values, message):
+    with pytest.raises(ConfigError, match=message) as caught:
+        overrides.apply(support(), {f"adapter.{key}": value for key, value in values.items()})
+    assert "\n" not in str(caught.value)
+
+
+def test_a_space_never_draws_what_makes_no_sense_or_needs_another_base(tmp_path):
+    cases = {
+        "adapter.dora: {kind: categorical, choices: [false, true]}\n"
+        "  adapter.init: {kind: categorical, choices: [default, pissa]}": "init pissa with dora cannot",
+        "adapter.kind: {kind: categorical, choices: [lora, qlora]}": "all trials of a sweep share one loaded base",
+        "model.max_length: {kind: int, low: 256, high: 1024}": "all trials of a sweep share one loaded base",
+    }
+    for text, message in cases.items():
+        path = tmp_path / "space.yaml"
+        path.write_text(f"params:\n  {text}\n")
+        with pytest.raises(ConfigError, match=message):
+            SearchSpace.from_yaml(path).check_against(support())
+    full = overrides.apply(support(), {"adapter.kind": "full"})
+    with pytest.raises(ConfigError, match="a sweep registers an adapter and full trains a whole model"):
+        SearchSpace.from_yaml(path).check_against(full)

@@ -1,5 +1,6 @@
 """An experiment: one YAML that is one complete run."""
 
+import math
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
@@ -88,10 +89,14 @@ class ModelConfig(Section):
 
 
 class AdapterConfig(Section):
-    """The low-rank adapter that is trained on the frozen base (Hu et al., 2021)."""
+    """What is trained: a low-rank adapter on the frozen base (Hu et al., 2021), or every weight.
 
-    kind: Literal["lora", "qlora"] = "lora"
-    """`qlora` loads the base in 4-bit NF4 (Dettmers et al., 2023); needs bitsandbytes."""
+    `dora`, `rslora`, `init` and `lora_plus_ratio` may be combined, but for `dora` with `init: pissa`.
+    """
+
+    kind: Literal["lora", "qlora", "full"] = "lora"
+    """`lora`; `qlora`: the base is loaded in 4-bit NF4 with double quantisation (Dettmers et al., 2023) and needs
+    bitsandbytes; `full`: every weight is trained, without an adapter, and what follows here has no meaning."""
     rank: Annotated[int, Field(ge=1, le=1024)] = 16
     """Rank of the update."""
     alpha: Annotated[float, Field(gt=0)] = 32
@@ -100,6 +105,32 @@ class AdapterConfig(Section):
     """Dropout on the adapter's input."""
     targets: str | list[str] = "all-linear"
     """Names of the layers to adapt, or `all-linear`."""
+    dora: bool = False
+    """Train the length of each row of the adapted weights apart from its direction (DoRA, Liu et al., 2024)."""
+    rslora: bool = False
+    """Multiply the update by alpha / √rank instead (rsLoRA, Kalajdzievski, 2023)."""
+    init: Literal["default", "pissa"] = "default"
+    """`pissa` begins with the principal components of the base's weights (Meng et al., 2024) and is saved as a
+    plain adapter of twice the rank, which fits the untouched base."""
+    lora_plus_ratio: Annotated[float, Field(ge=1)] | None = None
+    """The B matrices learn so many times as fast as the A matrices (LoRA+, Hayou et al., 2024); alike when null."""
+
+    @model_validator(mode="after")
+    def _makes_sense(self) -> "AdapterConfig":
+        variants = ("dropout", "dora", "rslora", "init", "lora_plus_ratio")
+        for name in variants if self.kind == "full" else ():
+            if getattr(self, name) != type(self).model_fields[name].default:
+                raise ValueError(f"kind full trains every weight and has no {name}; leave it out")
+        if self.init == "pissa" and self.kind == "qlora":
+            raise ValueError("init pissa needs the base's own weights, which kind qlora quantises; use kind lora")
+        if self.init == "pissa" and self.dora:
+            raise ValueError("init pissa with dora cannot be saved as a plain adapter; drop one of them")
+        return self
+
+    @property
+    def scaling(self) -> float:
+        """What the update B (A x) is multiplied by."""
+        return self.alpha / (math.sqrt(self.rank) if self.rslora else self.rank)
 
 
 class SftConfig(Section):

@@ -1,6 +1,8 @@
 """A search space: which experiment fields a sweep varies, and how it searches."""
 
+import itertools
 import math
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import Field, model_validator
@@ -11,6 +13,8 @@ from tunesmith.config.strict import Document, Section
 from tunesmith.errors import ConfigError
 
 Scalar = str | int | float | bool | None
+
+MOST_COMBINATIONS = 2000  # of extreme values in one section that are tried before a sweep begins
 
 
 class FloatRange(Section):
@@ -182,14 +186,17 @@ class SearchSpace(Document):
 
     def check_against(self, experiment: Experiment) -> None:
         """Raise `ConfigError` unless every value that could be drawn makes a valid experiment."""
+        self._check_one_base(experiment)
         for name, bounds in self.params.items():
             where = self.where("params", name)
             for value in bounds.ends():
-                _try(experiment, name, value, where=where)
+                _try(experiment, {name: value}, where=where)
             own = overrides.get(experiment, name)
             if not bounds.holds(own):
                 remedy = f"widen the range or change {experiment.path}"
                 raise ConfigError(f"{where}: the experiment's own value {own!r} lies outside; {remedy}")
+        for section in sorted({name.partition(".")[0] for name in self.params}):
+            self._check_together(experiment, section)
         for name, values in (self.coarse.params if self.coarse else {}).items():
             where = self.where("coarse", "params", name)
             if name not in self.params:
@@ -198,10 +205,32 @@ class SearchSpace(Document):
                 if not self.params[name].holds(value):
                     raise ConfigError(f"{where}: {value!r} lies outside its range in params")
 
+    def _check_one_base(self, experiment: Experiment) -> None:
+        """A sweep trains adapters on one base that stays loaded."""
+        if experiment.adapter.kind == "full":
+            raise ConfigError(
+                f"{experiment.path}: adapter.kind: a sweep registers an adapter and full trains a whole model; "
+                "use `tunesmith sft` for full, or lora with a higher rank"
+            )
+        for name in self.params:
+            if name == "adapter.kind" or name.startswith("model."):
+                raise ConfigError(
+                    f"{self.where('params', name)}: all trials of a sweep share one loaded base; "
+                    "sweep each value on its own"
+                )
 
-def _try(experiment: Experiment, name: str, value: Any, *, where: str) -> None:
+    def _check_together(self, experiment: Experiment, section: str) -> None:
+        """Refuse fields of one section whose values exclude each other."""
+        ends = {name: bounds.ends() for name, bounds in self.params.items() if name.startswith(f"{section}.")}
+        for values in itertools.islice(itertools.product(*ends.values()), MOST_COMBINATIONS):
+            _try(experiment, dict(zip(ends, values, strict=True)), where=self.where("params"))
+
+
+def _try(experiment: Experiment, values: Mapping[str, Any], *, where: str) -> None:
     try:
-        overrides.apply(experiment, {name: value})
+        overrides.apply(experiment, values)
     except ConfigError as error:
-        problem = str(error).removeprefix(f"{experiment.path}: ").removeprefix(f"{name}: ")
+        problem = str(error).removeprefix(f"{experiment.path}: ")
+        for name in values:
+            problem = problem.removeprefix(f"{name}: ")
         raise ConfigError(f"{where}: {problem}") from None

@@ -1,12 +1,12 @@
 """The lm-eval model over a network that is already loaded, without the work that requests share."""
 
 from collections.abc import Sequence
-from typing import cast
 
 from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 from transformers import PreTrainedModel
 
+from tunesmith.models.loading import network_of
 from tunesmith.models.prefix import can_share, continuation_logprobs, greedy, scales_logits
 
 Request = tuple[tuple[str, str], list[int], list[int]]
@@ -42,8 +42,7 @@ class LiveModel(HFLM):
     @property
     def _network(self) -> PreTrainedModel:
         """The base model, with the adapter's layers inside it if one is attached."""
-        model = self.model.get_base_model() if hasattr(self.model, "peft_config") else self.model
-        return cast(PreTrainedModel, model)
+        return network_of(self.model)
 
     def _loglikelihood_tokens(
         self, requests: Sequence[Request], disable_tqdm: bool = False, override_bs: int | None = None

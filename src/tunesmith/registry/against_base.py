@@ -15,7 +15,7 @@ from tunesmith.models.device import place
 from tunesmith.models.loading import adapter_effect, attach_saved, load_base, load_tokenizer
 from tunesmith.models.references import LocalModel, resolve
 from tunesmith.registry import tensors
-from tunesmith.registry.verify import WEIGHTS, read_json
+from tunesmith.registry.verify import WEIGHTS, on_quantised_base, read_json
 
 PROBE = [{"role": "user", "content": "When is my bill due?"}]
 
@@ -71,7 +71,8 @@ def load(package: pathlib.Path) -> Loaded:
     check_shapes(package, base)
     began = time.perf_counter()
     tokenizer = load_tokenizer(LocalModel(base.reference, package / "tokenizer", base.sha256))
-    model = attach_saved(load_base(base, place(ModelConfig(base=base.reference))), package / "adapter")
+    placement, quantise = place(ModelConfig(base=base.reference)), on_quantised_base(package)
+    model = attach_saved(load_base(base, placement, quantise=quantise), package / "adapter")
     seconds = time.perf_counter() - began
     text = str(tokenizer.apply_chat_template(PROBE, tokenize=False, add_generation_prompt=True))
     try:

@@ -8,9 +8,10 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokeni
 from tunesmith.config.experiment import ModelConfig
 from tunesmith.errors import RegistryError
 from tunesmith.models.device import Placement, place
-from tunesmith.models.loading import attach_saved, load_base, load_tokenizer
+from tunesmith.models.loading import attach_saved, detach, load_base, load_tokenizer
 from tunesmith.models.references import LocalModel
 from tunesmith.registry.against_base import PROBE, check_base
+from tunesmith.registry.verify import on_quantised_base
 
 FOLDER = "merged"
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 5e-2}  # of the largest logit
@@ -22,8 +23,11 @@ def add(package: pathlib.Path) -> None:
     placement = place(ModelConfig(base=base.reference))
     tokenizer = load_tokenizer(LocalModel(base.reference, package / "tokenizer", base.sha256))
     check_template(tokenizer, load_tokenizer(base))
-    model = attach_saved(load_base(base, placement), package / "adapter")
+    quantise = on_quantised_base(package)
+    model = attach_saved(load_base(base, placement, quantise=quantise), package / "adapter")
     adapted = logits(model, tokenizer)
+    if quantise:  # merging into 4-bit weights would round the adapter away
+        model = attach_saved(detach(model).dequantize(), package / "adapter")
     model.merge_and_unload().save_pretrained(package / FOLDER)
     check_parity(adapted, logits(load(package, placement), tokenizer), TOLERANCE[placement.dtype])
 

@@ -11,7 +11,7 @@ from typing import Any
 from tunesmith import manifest
 from tunesmith.errors import RegistryError
 from tunesmith.models.references import LocalModel
-from tunesmith.registry.verify import verify_package
+from tunesmith.registry.verify import on_quantised_base, verify_package
 
 REQUIREMENTS = ("mlflow", "torch", "transformers", "peft", "safetensors", "gguf", "pydantic", "pyyaml", "pandas")
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
@@ -41,6 +41,11 @@ def build_package(
     with manifest.writing(target) as folder:
         (folder / "adapter").mkdir()
         for name in ADAPTER_FILES:
+            if name == "adapter_config.json" and (adapter / "config.json").is_file():
+                raise RegistryError(
+                    "adapter.kind: full fine-tuning saves a whole model, and the registry holds adapters; download it "
+                    "from its run and use its folder as model.base"
+                )
             if not (adapter / name).is_file():
                 raise RegistryError(f"{adapter / name}: missing; the run's adapter is incomplete")
             shutil.copy(adapter / name, folder / "adapter" / name)
@@ -55,16 +60,18 @@ def build_package(
         _write(folder / "experiment.json", contents.experiment)
         _write(folder / "data.json", contents.data)
         _write(folder / "generation.json", {"max_new_tokens": contents.max_new_tokens, "do_sample": False})
-        (folder / "requirements.txt").write_text("\n".join(requirements()) + "\n", encoding="utf-8")
+        needed = requirements(quantised=on_quantised_base(folder))
+        (folder / "requirements.txt").write_text("\n".join(needed) + "\n", encoding="utf-8")
         if finish is not None:
             finish(folder)
     verify_package(target)
     return target
 
 
-def requirements() -> list[str]:
+def requirements(*, quantised: bool) -> list[str]:
     """What a package needs to load and serve, with the versions it was made with."""
-    return [f"{name}=={version(name)}" for name in REQUIREMENTS]
+    names = (*REQUIREMENTS, "bitsandbytes", "accelerate") if quantised else REQUIREMENTS
+    return [f"{name}=={version(name)}" for name in names]
 
 
 def _name_base(path: pathlib.Path, base: LocalModel) -> None:

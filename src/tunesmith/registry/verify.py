@@ -37,6 +37,7 @@ REQUIRED = (
     "adapter/adapter_model.safetensors",
 )
 PAIR = re.compile(r"base_model\.model\.(?P<module>.+)\.lora_(?P<side>[AB])\.weight")
+LENGTHS = re.compile(r"base_model\.model\.(?P<module>.+)\.lora_magnitude_vector")
 WEIGHTS = "adapter/adapter_model.safetensors"
 
 
@@ -146,19 +147,22 @@ def check_adapter_config(package: pathlib.Path) -> Mapping[str, Any]:
         raise RegistryError(
             f"{name}: names the base {config.get('base_model_name_or_path')}, base.json names {base.get('reference')}"
         )
+    if config.get("init_lora_weights") is not True:
+        raise RegistryError(f"{name}: init_lora_weights must be true; others change the base's weights on loading")
     return config
 
 
+def on_quantised_base(package: pathlib.Path) -> bool:
+    """Whether a package's adapter was trained and scored on a base in NF4."""
+    experiment = read_json(package, "experiment.json")
+    adapter = experiment.get("adapter") if isinstance(experiment, dict) else None
+    return isinstance(adapter, dict) and adapter.get("kind") == "qlora"
+
+
 def check_adapter(package: pathlib.Path, config: Mapping[str, Any]) -> None:
-    """Matrices come in pairs of the configured rank, all values are finite, and some B is not zero."""
+    """Matrices come in pairs of the configured rank (with lengths if it is DoRA), all finite, some B not zero."""
     shapes = tensors.shapes(package, WEIGHTS)
-    pairs: dict[str, dict[str, tuple[int, ...]]] = {}
-    for key, shape in shapes.items():
-        match = PAIR.fullmatch(key)
-        if match:
-            pairs.setdefault(match["module"], {})[match["side"]] = shape
-        elif "lora_" in key or not key.startswith("base_model.model."):
-            raise RegistryError(f"{WEIGHTS}: {key} is not a name that LoRA gives a matrix")
+    pairs, lengths = group_by_module(shapes)
     if not pairs:
         raise RegistryError(f"{WEIGHTS}: holds no LoRA matrices")
     for module, sides in pairs.items():
@@ -168,9 +172,28 @@ def check_adapter(package: pathlib.Path, config: Mapping[str, Any]) -> None:
         rank = rank_of(module, config)
         if len(sides["A"]) != 2 or len(sides["B"]) != 2 or sides["A"][0] != rank or sides["B"][1] != rank:
             raise RegistryError(f"{WEIGHTS}: {module} has not the rank {rank} of adapter_config.json")
+    if lengths != (set(pairs) if config.get("use_dora") else set()):
+        raise RegistryError(f"{WEIGHTS}: its magnitude vectors are not those that adapter_config.json asks for")
     check_finite(package, WEIGHTS)
     if not any(tensors.nonzero(package, WEIGHTS, key) for key in shapes if ".lora_B." in key):
         raise RegistryError(f"{WEIGHTS}: every lora_B matrix is zero; the adapter has no effect")
+
+
+def group_by_module(
+    shapes: Mapping[str, tuple[int, ...]],
+) -> tuple[dict[str, dict[str, tuple[int, ...]]], set[str]]:
+    """Shapes of A and B by module, and the modules with a magnitude vector; refuses names that PEFT does not give."""
+    pairs: dict[str, dict[str, tuple[int, ...]]] = {}
+    lengths = set()
+    for key, shape in shapes.items():
+        matrix, length = PAIR.fullmatch(key), LENGTHS.fullmatch(key)
+        if matrix:
+            pairs.setdefault(matrix["module"], {})[matrix["side"]] = shape
+        elif length:
+            lengths.add(length["module"])
+        elif "lora_" in key or not key.startswith("base_model.model."):
+            raise RegistryError(f"{WEIGHTS}: {key} is not a name that LoRA gives a matrix")
+    return pairs, lengths
 
 
 def rank_of(module: str, config: Mapping[str, Any]) -> int:

@@ -19,7 +19,6 @@ import tunesmith
 from tunesmith import manifest
 from tunesmith.errors import RegistryError
 from tunesmith.registry import ledger
-from tunesmith.registry.package import requirements
 from tunesmith.registry.verify import check_registered, verify_package
 from tunesmith.tracking import store
 from tunesmith.tracking.runs import TAG, Run, attach
@@ -87,7 +86,7 @@ def _log_model(package: pathlib.Path, run: Run, files: Mapping[str, str]) -> Any
             signature=ModelSignature(inputs=CHAT_MODEL_INPUT_SCHEMA, outputs=CHAT_MODEL_OUTPUT_SCHEMA),
             input_example=example,
             code_paths=[str(source)],
-            pip_requirements=requirements(),
+            pip_requirements=(package / "requirements.txt").read_text(encoding="utf-8").splitlines(),
             model_config={"files": dict(files)},
         )
     if info.end_time:  # MLflow logs a model only in a run that it opens, and so ends it anew

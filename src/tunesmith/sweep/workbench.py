@@ -6,7 +6,6 @@ from dataclasses import asdict
 from typing import Any
 
 import torch
-from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from tunesmith.config.experiment import Experiment
@@ -15,7 +14,7 @@ from tunesmith.data.split import stratified
 from tunesmith.data.tasks import fewer_items, load_items, load_tasks
 from tunesmith.evaluate.harness import score
 from tunesmith.models.device import fix_threads, free_memory_mb, keep_memory, place
-from tunesmith.models.loading import adapter_effect, attach_saved, detach, load_base, load_tokenizer
+from tunesmith.models.loading import adapter_effect, attach_saved, load_base, load_tokenizer, release
 from tunesmith.models.measurements import cpu_model, measured_once
 from tunesmith.models.references import resolve
 from tunesmith.records import Scores
@@ -68,10 +67,9 @@ class Workbench:
             return self._score(self.base, job)
         model = attach_saved(self.base, pathlib.Path(job.adapter))
         try:
-            adapter_effect(model, self.tokenizer, self.probe)
-            return self._score(model, job)
+            return self._checked_scores(model, job)
         finally:
-            self.base = detach(model)
+            release(model)
 
     def _train(self, job: Job, reporter: Reporter) -> Done:
         recorder = Recorder(self.training_data(job), fractions=job.fractions, reporter=reporter)
@@ -85,13 +83,13 @@ class Workbench:
         train = self._tokens("train", job.experiment.data.train_rows)
         return TrainingData(train=train, tune=self._tokens("tune", job.loss_rows))
 
-    def finish(self, model: PeftModel, job: Job, recorder: Recorder) -> Done:
+    def finish(self, model: PreTrainedModel, job: Job, recorder: Recorder) -> Done:
         """Save the adapter of a finished training and score it."""
         trained = save_adapter(model, recorder, pathlib.Path(job.folder))
         return Done(self._checked_scores(model, job), trained)
 
-    def _checked_scores(self, model: PeftModel, job: Job) -> Scores:
-        adapter_effect(model, self.tokenizer, self.probe)
+    def _checked_scores(self, model: PreTrainedModel, job: Job) -> Scores:
+        adapter_effect(model, self.tokenizer, self.probe, base=self.base)
         return self._score(model, job)
 
     def calibrate(self, experiment: Experiment) -> Sharing:

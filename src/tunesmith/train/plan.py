@@ -8,7 +8,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from tunesmith.config.experiment import AdapterConfig, Experiment
 from tunesmith.data.dataset import load_dataset, training_rows
 from tunesmith.models.device import place
-from tunesmith.models.loading import attach_fresh, load_tokenizer
+from tunesmith.models.loading import attach_fresh, load_tokenizer, trained_weights
 from tunesmith.models.references import LocalModel, resolve
 from tunesmith.train.encode import Encoded, encode_rows, mask_preview, supervised_share
 
@@ -66,7 +66,9 @@ def count_parameters(model: LocalModel, adapter: AdapterConfig) -> tuple[int, in
     with torch.device("meta"):
         base = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(model.path))
         parameters = base.num_parameters()
-        _, total = attach_fresh(base, adapter, seed=0).get_nb_trainable_parameters()
+        if adapter.kind == "full":
+            return parameters, parameters
+        _, total = trained_weights(attach_fresh(base, adapter.model_copy(update={"init": "default"}), seed=0))
     return parameters, total - parameters
 
 

@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
-from peft import PeftModel
+from transformers import PreTrainedModel
 
 from tunesmith import manifest
 from tunesmith.errors import TrainingError
+from tunesmith.models.loading import trained_weights
 from tunesmith.records import TrainedRun
 from tunesmith.train.curves import marks, overfitting_step
 from tunesmith.train.encode import Encoded, supervised_share
@@ -45,6 +46,7 @@ class Recorder:
     def __init__(self, data: TrainingData, *, fractions: Sequence[float], reporter: Reporter) -> None:
         self.data, self.fractions, self.reporter = data, fractions, reporter
         self.engine = ""
+        self.weights: tuple[int, int] | None = None
         self.curves: dict[str, list[tuple[int, float]]] = {}
         self.marks: dict[int, float] = {}
         self.fingerprints: dict[int, str] = {}
@@ -92,9 +94,9 @@ class Recorder:
             self.curves.setdefault(name, []).append((step, value))
         self.reporter.metrics(values, step=step)
 
-    def finish(self, model: PeftModel, adapter: pathlib.Path) -> TrainedRun:
-        """The record of the whole training."""
-        trainable, total = model.get_nb_trainable_parameters()
+    def finish(self, model: PreTrainedModel, adapter: pathlib.Path) -> TrainedRun:
+        """The record of the whole training; `weights` counts what was trained where other than that is saved."""
+        trainable, total = self.weights or trained_weights(model)
         rows = self.data.train
         metrics = {
             **{name: points[-1][1] for name, points in self.curves.items()},
@@ -108,13 +110,21 @@ class Recorder:
         }
         return TrainedRun(
             adapter=str(adapter),
-            adapter_sha256=manifest.sha256_file(adapter / "adapter_model.safetensors"),
+            adapter_sha256=weights_sha256(adapter),
             metrics=metrics,
             curves={name: tuple(points) for name, points in self.curves.items()},
             overfit=overfitting_step(self.curves["train/loss"], self.curves["tune/loss"]) is not None,
             engine=self.engine,
             fingerprints=dict(self.fingerprints),
         )
+
+
+def weights_sha256(folder: pathlib.Path) -> str:
+    """SHA-256 of a saved adapter's weights; of a whole model, over all its files with weights."""
+    adapter = folder / "adapter_model.safetensors"
+    if adapter.is_file():
+        return manifest.sha256_file(adapter)
+    return manifest.digest({path.name: manifest.sha256_file(path) for path in folder.glob("*.safetensors")})
 
 
 def check_finite(loss: float, *, step: int) -> None:

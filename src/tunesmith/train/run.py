@@ -6,7 +6,6 @@ import time
 from collections.abc import Iterator
 
 import torch
-from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from tunesmith import manifest
@@ -32,7 +31,7 @@ def trained_adapter(
     *,
     folder: pathlib.Path,
     slots: bool = False,
-) -> Iterator[tuple[PeftModel, TrainedRun]]:
+) -> Iterator[tuple[PreTrainedModel, TrainedRun]]:
     """Train a fresh adapter on the recorder's rows, save it in `folder`, and give the model with it attached.
 
     The base is bare again afterwards. With `slots`, the slots engine trains what it covers; TRL trains the
@@ -49,7 +48,7 @@ def trained_adapter(
         yield model, save_adapter(model, recorder, folder)
 
 
-def save_adapter(model: PeftModel, recorder: Recorder, folder: pathlib.Path) -> TrainedRun:
+def save_adapter(model: PreTrainedModel, recorder: Recorder, folder: pathlib.Path) -> TrainedRun:
     """Save a trained adapter in `folder`, whole or not at all; returns the record of its training."""
     target = folder / "adapter"
     with room_for(target), manifest.writing(target) as aside:
@@ -73,7 +72,7 @@ def out_of_memory(experiment: Experiment) -> TrainingError:
 
 
 @contextlib.contextmanager
-def _in_slot(base: PreTrainedModel, experiment: Experiment, recorder: Recorder) -> Iterator[PeftModel]:
+def _in_slot(base: PreTrainedModel, experiment: Experiment, recorder: Recorder) -> Iterator[PreTrainedModel]:
     training = SlotTraining(Engine(base), SLOT, experiment, recorder)
     while training.step < training.steps:
         began = time.perf_counter()

@@ -6,11 +6,11 @@ from typing import Any
 
 import torch
 from datasets import Dataset
-from peft import PeftModel
-from transformers import PreTrainedTokenizerBase, TrainerCallback
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
 from tunesmith.config.experiment import Experiment
+from tunesmith.models.loading import network_of
 from tunesmith.train.encode import Encoded
 from tunesmith.train.loss import supervised_nll
 from tunesmith.train.order import EpochOrder
@@ -37,7 +37,7 @@ class SupervisedSFTTrainer(OrderedSFTTrainer):
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> torch.Tensor:
         """Mean loss per labelled token of the whole (accumulated) batch."""
-        base = self.accelerator.unwrap_model(model).get_base_model()
+        base = network_of(self.accelerator.unwrap_model(model))
         nll, tokens = supervised_nll(base, inputs["input_ids"], inputs["attention_mask"], inputs["labels"])
         self._total_train_tokens += int(inputs["attention_mask"].sum())
         self._metrics["train"]["num_tokens"] = [self._total_train_tokens]
@@ -46,7 +46,7 @@ class SupervisedSFTTrainer(OrderedSFTTrainer):
 
 def build_trainer(
     experiment: Experiment,
-    model: PeftModel,
+    model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     rows: Sequence[Encoded],
     *,

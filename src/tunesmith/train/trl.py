@@ -8,15 +8,15 @@ import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 from transformers.trainer_callback import PrinterCallback
 
 from tunesmith import manifest
 from tunesmith.config.experiment import Experiment
-from tunesmith.models.loading import attach_fresh, detach
+from tunesmith.models.loading import as_saved, attach_fresh, full_copy, network_of, release, trained_weights
 from tunesmith.train import checkpoint as checkpoints
 from tunesmith.train.loss import mean_loss
+from tunesmith.train.optimiser import prepare
 from tunesmith.train.order import steps_per_epoch
 from tunesmith.train.recorder import Recorder
 from tunesmith.train.sft import build_trainer
@@ -47,12 +47,13 @@ class TrlTraining:
         recorder.begin(steps, step=self.step)
 
     @contextlib.contextmanager
-    def run(self, stop: Callable[[int], bool] = lambda _: False) -> Iterator[PeftModel]:
+    def run(self, stop: Callable[[int], bool] = lambda _: False) -> Iterator[PreTrainedModel]:
         """Train until the end or until `stop`, asked after each step, says so; the block has the adapter attached.
 
         Stopped before its end, the training is saved below the folder.
         """
-        model = attach_fresh(self.base, self.experiment.adapter, seed=self.experiment.seed)
+        begin = full_copy if self.experiment.adapter.kind == "full" else attach_fresh
+        model = begin(self.base, self.experiment.adapter, seed=self.experiment.seed)
         try:
             watch = Watch(self.recorder, stop, pad=self.tokenizer.pad_token_id, batch_size=self._scored_at_once)
             with _quiet():
@@ -65,12 +66,16 @@ class TrlTraining:
                     callbacks=[watch],
                 )
                 trainer.remove_callback(PrinterCallback)
+                prepare(trainer, self.experiment)
                 trainer.train(resume_from_checkpoint=str(self.found) if self.found else None)
             if trainer.state.global_step < trainer.state.max_steps:
                 self._keep(self.folder / "trl" / f"checkpoint-{trainer.state.global_step}")
+            else:
+                self.recorder.weights = trained_weights(model)
+                model = as_saved(model, self.base)
             yield model.eval()
         finally:
-            detach(model)
+            release(model)
 
     @property
     def _scored_at_once(self) -> int:
@@ -128,8 +133,8 @@ class Watch(TrainerCallback):
         if state.global_step in self.recorder.marks:
             self._measure(kwargs["model"], state.global_step)
 
-    def _measure(self, model: PeftModel, step: int) -> None:
+    def _measure(self, model: PreTrainedModel, step: int) -> None:
         model.eval()
-        loss = mean_loss(model.get_base_model(), self.recorder.data.tune, pad=self.pad, batch_size=self.batch_size)
+        loss = mean_loss(network_of(model), self.recorder.data.tune, pad=self.pad, batch_size=self.batch_size)
         model.train()
         self.recorder.tune_loss(loss, step=step)

@@ -39,7 +39,12 @@ METHODS = [
     {"learning_rate": 2e-2, "batch_size": 3, "epochs": 5, "scheduler": "constant", "max_grad_norm": 0.05},
     {"learning_rate": 4e-4, "batch_size": 1, "epochs": 2, "warmup": 0.0, "weight_decay": 0.01},
 ]
-ADAPTERS = [{"rank": 2, "alpha": 8}, {"rank": 8, "alpha": 8}, {"rank": 4, "alpha": 3}, {"rank": 5, "alpha": 16}]
+ADAPTERS = [
+    {"rank": 2, "alpha": 8},
+    {"rank": 8, "alpha": 8},
+    {"rank": 4, "alpha": 3, "rslora": True},
+    {"rank": 5, "alpha": 16},
+]
 
 
 @pytest.fixture(scope="session")

@@ -44,10 +44,16 @@ def covers_model(model: PreTrainedModel) -> str | None:
 
 def covers_adapter(model: PreTrainedModel, adapter: AdapterConfig) -> str | None:
     """Why the engine does not train this adapter; None when it does."""
-    if adapter.kind != "lora":
-        return f"adapter.kind {adapter.kind}"
-    if adapter.dropout > 0:
-        return f"adapter.dropout {adapter.dropout:g}"
+    reasons = {
+        f"adapter.kind {adapter.kind}": adapter.kind != "lora",
+        f"adapter.dropout {adapter.dropout:g}": adapter.dropout > 0,
+        "adapter.dora": adapter.dora,
+        f"adapter.init {adapter.init}": adapter.init != "default",
+        "adapter.lora_plus_ratio": adapter.lora_plus_ratio is not None,
+    }
+    for reason, holds in reasons.items():
+        if holds:
+            return reason
     names = targeted(model, adapter.targets)
     outside = [name for name in names if not is_projection(name)]
     if outside or not names:

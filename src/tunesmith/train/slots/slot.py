@@ -82,8 +82,7 @@ class Slot:
     @property
     def member(self) -> Member:
         """The slot as a part of a stack."""
-        scale = self.plan.adapter.alpha / self.plan.adapter.rank
-        return Member(self.layout, self.weights.data, self.gradient, scale)
+        return Member(self.layout, self.weights.data, self.gradient, self.plan.adapter.scaling)
 
     @property
     def done(self) -> bool:
