@@ -174,7 +174,7 @@ def test_a_detached_base_is_untouched(tiny_model, tokenizer):
     [
         ("measure: extract\npattern: 'Route'\n", "the pattern needs exactly one group"),
         ("measure: extract\npattern: 'Route: ('\n", "not a regular expression"),
-        ("measure: extrct\n", "measure: input should be 'extract', 'rouge', .*, not 'extrct'"),
+        ("measure: extrct\n", "measure: input should be 'extract', 'extractive', .*, not 'extrct'"),
     ],
 )
 def test_a_wrong_task_is_refused(task, text, message):

@@ -109,7 +109,7 @@ def label_problem(row: Row, material: Material) -> str:
         match = pattern.search(answer)
         if match is None:
             return f"the answer has nothing that matches {pattern.pattern}"
-        if name in row and match.group(1) != row[name]:
+        if name is not None and name in row and match.group(1) != row[name]:
             return f"the label in the answer is not the row's {name}"
     return ""
 

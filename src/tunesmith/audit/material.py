@@ -43,8 +43,8 @@ class Material:
     """The sanity set and the items of evaluation tasks."""
     knowledge: tuple[str, ...] = ()
     """Texts that answers may quote."""
-    labels: tuple[tuple[re.Pattern[str], str], ...] = ()
-    """How an answer's label is read, and the field of the row that holds the right one."""
+    labels: tuple[tuple[re.Pattern[str], str | None], ...] = ()
+    """How an answer's label is read, and the field of the row that holds the right one, if any does."""
     stratify_by: str = "intent"
     sanity: str = "sanity"
     """The name of the reference that shows what the domain is."""

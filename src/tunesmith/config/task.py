@@ -8,27 +8,50 @@ from pydantic import Field, field_validator, model_validator
 from tunesmith.config.strict import Document
 
 Measure = Literal[
-    "extract", "rouge", "multiple_choice", "perplexity", "adversarial", "canary", "dialogue", "factuality"
+    "extract",
+    "extractive",
+    "generation",
+    "likelihood",
+    "rouge",
+    "multiple_choice",
+    "perplexity",
+    "adversarial",
+    "canary",
+    "dialogue",
+    "factuality",
 ]
+
+PROMPTED = ("extract", "extractive", "generation", "likelihood", "rouge", "multiple_choice")
+"""The measures of which an item is one prompt, so that examples and the chat template are a matter of choice."""
 
 
 class Task(Document):
     """A file `NAME.yaml` in an experiment's `tasks_dir`."""
 
     measure: Measure
-    """`extract` compares what `pattern` finds in the reply with `answer`; `rouge` compares the reply
-    with the reference (ROUGE-L) and scores the reference's perplexity; `multiple_choice` ranks choices;
+    """`extract` compares what `pattern` finds in the reply with the right answer; `extractive` compares the
+    whole reply with it (exact match and token F1); `generation` compares the reply with the reference (ROUGE,
+    BLEU, chrF); `likelihood` is the perplexity of the reference; `rouge` is ROUGE-L and that perplexity;
+    `multiple_choice` ranks choices;
     `perplexity` scores plain text; `adversarial` says whether replies to hostile, strange or damaged messages
     do what their rows expect; `canary` looks for planted secrets; `dialogue` asks the base how well replies fit
     their conversations; `factuality` looks for what replies state in `knowledge`."""
     rows: str | None = None
     """The items: a file relative to this one, or any source of rows; the experiment's conversations when null."""
-    answer: str = "intent"
-    """`extract`: the field that holds the right answer."""
+    answer: str | None = None
+    """`extract` and `extractive`: the field that holds the right answer (of `extractive` perhaps a list of
+    them); taken from the reference reply when null."""
     pattern: str = r"(.+)\s*$"
     """`extract` and `adversarial`: a regular expression whose first group is the model's answer."""
     max_tokens: Annotated[int, Field(ge=1)] = 64
     """Longest reply that is generated, in tokens."""
+    shots: Annotated[int, Field(ge=0, le=64)] = 0
+    """Examples with their answers that every item is shown after, drawn from the rows dealt to train."""
+    shots_seed: Annotated[int, Field(ge=0)] = 0
+    """Decides which examples are drawn."""
+    chat_template: bool | None = None
+    """Whether prompts are written in the model's chat template; when null, conversations are and questions
+    without `messages` are not."""
     knowledge: str | None = None
     """`factuality` and `adversarial`: what replies may state, a file relative to this one: a YAML list of entries,
     or text in paragraphs."""
@@ -50,6 +73,12 @@ class Task(Document):
     def _has_knowledge(self) -> "Task":
         if self.measure == "factuality" and self.knowledge is None:
             raise ValueError("measure factuality needs the key knowledge: the file that replies are held against")
+        return self
+
+    @model_validator(mode="after")
+    def _is_prompted(self) -> "Task":
+        if self.measure not in PROMPTED and (self.shots or self.chat_template is not None):
+            raise ValueError(f"shots and chat_template are for {', '.join(PROMPTED)}, not for {self.measure}")
         return self
 
     @property

@@ -1,10 +1,13 @@
 """Evaluation items: which rows of which file a task is scored on, in which split."""
 
+import random
+import re
 from collections.abc import Callable, Mapping, Sequence
 
 from tunesmith.config.experiment import Experiment
 from tunesmith.config.task import Task
 from tunesmith.data.dataset import deal, load_rows, source_of
+from tunesmith.data.digest import UNVERSIONED
 from tunesmith.data.formats import check_attack, check_canary, check_conversation, check_question, check_text
 from tunesmith.data.sources import Source, find_source
 from tunesmith.data.split import stratified
@@ -12,6 +15,9 @@ from tunesmith.errors import ConfigError, DataError
 from tunesmith.records import Row
 
 Items = Mapping[str, Sequence[Row]]
+
+COMPARED = ("extract", "extractive", "multiple_choice")
+"""The measures that compare with a right answer."""
 
 
 CHECKS: Mapping[str, Callable[..., None]] = {
@@ -38,9 +44,10 @@ def load_tasks(experiment: Experiment) -> dict[str, Task]:
 
 
 def load_items(tasks: Mapping[str, Task], experiment: Experiment, split: str) -> dict[str, Sequence[Row]]:
-    """All items of a split by task; raises `DataError` when a task has none there.
+    """All items of a split by task, each with the examples that it is shown after.
 
-    Canaries are what training may have seen, so those dealt to train are the items, whatever the split.
+    Canaries are what training may have seen, so those dealt to train are the items, whatever the split. Raises
+    `DataError` when a task has no items there, when one lacks its right answer, or when all have the same.
     """
     items: dict[str, Sequence[Row]] = {}
     for name, task in tasks.items():
@@ -48,10 +55,57 @@ def load_items(tasks: Mapping[str, Task], experiment: Experiment, split: str) ->
         format = "auto" if task.rows else experiment.data.format
         rows = load_rows(source, item_check(task), format=format, group_by=experiment.data.split.by)
         wanted = "train" if task.measure == "canary" else split
-        items[name] = deal(rows, experiment.data)[wanted].rows
-        if not items[name]:
+        dealt = deal(rows, experiment.data)
+        if not dealt[wanted].rows:
             raise DataError(f"{task.path}: none of its rows falls into {wanted}; add rows or change data.split")
+        require_classes(task, dealt[wanted].rows, split)
+        items[name] = with_shots(task, dealt[wanted].rows, dealt["train"].rows)
     return items
+
+
+def require_classes(task: Task, rows: Sequence[Row], split: str) -> None:
+    """Raise `DataError` where a model that always gives the same answer would be right on every item."""
+    if task.measure not in COMPARED or len(rows) < 2:
+        return
+    if len({tuple(right_answers(task, row)) for row in rows}) == 1:
+        raise DataError(
+            f"{task.path}: all {len(rows)} items in {split} have the same right answer, so always giving it "
+            "would score 1; add rows with others or leave the task out"
+        )
+
+
+def with_shots(task: Task, rows: Sequence[Row], examples: Sequence[Row]) -> Sequence[Row]:
+    """Items that carry the task's examples, the same for all, drawn from `examples` by the task's seed."""
+    if not task.shots:
+        return rows
+    if len(examples) < task.shots:
+        raise DataError(
+            f"{task.path}: shots: {task.shots} examples are wanted, {len(examples)} rows are dealt to train"
+        )
+    drawn = random.Random(task.shots_seed).sample(  # noqa: S311 - no secret
+        sorted(examples, key=lambda row: row["id"]), task.shots
+    )
+    shots = [{key: value for key, value in row.items() if key != UNVERSIONED} for row in drawn]
+    return [{**row, "shots": shots} for row in rows]
+
+
+def right_answers(task: Task, row: Row) -> list[str]:
+    """The answers to a row that count as right; raises `DataError` naming the row when it has none."""
+    if task.measure == "multiple_choice":
+        return [row["choices"][row["answer"]]]
+    if task.answer is not None:
+        found = row.get(task.answer)
+        answers = [found] if isinstance(found, str) else found
+        if not isinstance(answers, list) or not answers or not all(isinstance(text, str) for text in answers):
+            raise DataError(f"{task.path}: answer: row {row['id']} has no text, or list of texts, in {task.answer}")
+        return answers
+    reply = row["messages"][-1]["content"]
+    if task.measure == "extractive":
+        return [reply]
+    match = re.search(task.pattern, reply)
+    if match is None:
+        raise DataError(f"{task.path}: pattern: the reference reply of row {row['id']} has nothing that matches")
+    return [match.group(1)]
 
 
 def item_source(task: Task, experiment: Experiment) -> Source:

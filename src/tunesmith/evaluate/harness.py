@@ -13,7 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from tunesmith.config.task import Task
 from tunesmith.data.digest import digest_of, digest_rows
 from tunesmith.evaluate.live import LiveModel
-from tunesmith.evaluate.measures import configure
+from tunesmith.evaluate.measures import VERSION, configure
 from tunesmith.records import Row, Scores
 
 KEPT_FIELDS = ("prompt_hash", "target", "filtered_resps")
@@ -60,7 +60,8 @@ def collect(
         directions = results["higher_is_better"][name].items()
         lower += [f"{task}/{metric}" for metric, higher in directions if higher is False]
         for sample in logged:
-            values = {metric: per_item(sample[metric]) for metric in sample["metrics"]}
+            found = {metric: per_item(sample[metric]) for metric in sample["metrics"]}
+            values = {metric: value for metric, value in found.items() if value is not None}
             items.setdefault(task, {}).setdefault(sample["doc"]["id"], {}).update(values)
             kept = {field: sample[field] for field in KEPT_FIELDS}
             samples.append({"task": name, "id": sample["doc"]["id"], **values, **kept})
@@ -75,10 +76,11 @@ def collect(
     )
 
 
-def per_item(value: Any) -> float:
-    """An item's value; a (log-likelihood, tokens) pair becomes its negative mean."""
+def per_item(value: Any) -> float | None:
+    """An item's value: a (log-likelihood, tokens) pair becomes its negative mean; None for what is no number."""
     if isinstance(value, tuple | list):
-        return -value[0] / max(1, value[1])
+        pair = len(value) == 2 and isinstance(value[0], float)
+        return -value[0] / max(1, value[1]) if pair else None
     return float(value)
 
 
@@ -90,7 +92,7 @@ def settings_of(
 ) -> dict[str, Any]:
     """Equal only for scores that may be compared: tasks, items in their order, harness, template, batch size."""
     return {
-        "tasks": {name: task.digest_tree() for name, task in tasks.items()},
+        "tasks": {name: {**task.digest_tree(), "version": VERSION} for name, task in tasks.items()},
         "items": {name: digest_rows(rows) for name, rows in items.items()},
         "lm_eval": version("lm-eval"),
         "chat_template": tokenizer.chat_template,

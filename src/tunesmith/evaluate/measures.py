@@ -2,24 +2,32 @@
 
 import re
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from datasets import Dataset
-from rouge_score.rouge_scorer import RougeScorer
 from transformers import PreTrainedTokenizerBase
 
 from tunesmith.config.task import Task
+from tunesmith.data.tasks import right_answers
+from tunesmith.evaluate import text
 from tunesmith.evaluate.adversarial import adversarial
 from tunesmith.evaluate.canary import canary
+from tunesmith.evaluate.prompts import make_doc
 from tunesmith.evaluate.requests import Config, Doc, generation_settings, metrics, renderer
 from tunesmith.records import Row
 
+Parts = list[tuple[str, Config]]
+
 SPLIT = "items"
+VERSION = 1
+"""Of the measures in this file; part of what makes scores comparable."""
 
 
 def configure(task: Task, rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase) -> list[Config]:
     """The lm-eval configurations of a task; several where it measures in several ways."""
     configs, made = MEASURES[task.measure](task), []
-    usual = [] if all("make_doc" in config for _, config in configs) else [make_doc(row, tokenizer) for row in rows]
+    own_docs = all("make_doc" in config for _, config in configs)
+    usual = [] if own_docs else [{**make_doc(row, task, tokenizer), **right(task, row)} for row in rows]
     for suffix, config in configs:
         own = config.pop("make_doc", None)
         docs = [own(row, renderer(tokenizer)) for row in rows] if own else usual
@@ -27,19 +35,9 @@ def configure(task: Task, rows: Sequence[Row], tokenizer: PreTrainedTokenizerBas
     return made
 
 
-def make_doc(row: Row, tokenizer: PreTrainedTokenizerBase) -> Doc:
-    """An item as the harness sees it: the rendered prompt, the reference reply, the row's own fields."""
-    doc = {key: value for key, value in row.items() if key != "messages"}
-    if "text" in row and "messages" not in row:
-        return {**doc, "tokens": len(tokenizer(row["text"], add_special_tokens=False)["input_ids"])}
-    if "messages" not in row:
-        return {**doc, "prompt": f"Question: {row['question']}\nAnswer:", "delimiter": " "}
-    messages = list(row["messages"])
-    reply = messages.pop()["content"] if messages[-1]["role"] == "assistant" else ""
-    prompt = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-    # lm-eval moves the prompt's last whitespace into the continuation, so it is counted with the reply
-    whole, alone = tokenizer([prompt + reply, prompt.rstrip()], add_special_tokens=False)["input_ids"]
-    return {**doc, "prompt": prompt, "delimiter": "", "reply": reply, "reply_tokens": len(whole) - len(alone)}
+def right(task: Task, row: Row) -> Doc:
+    """The right answers to a row, where its task compares with them."""
+    return {"right": right_answers(task, row)} if task.measure in {"extract", "extractive"} else {}
 
 
 def source(docs: Sequence[Doc]) -> Config:
@@ -48,53 +46,89 @@ def source(docs: Sequence[Doc]) -> Config:
         "custom_dataset": lambda **_: {SPLIT: Dataset.from_list(list(docs))},
         "test_split": SPLIT,
         "num_fewshot": 0,
-        "metadata": {"version": 1},
+        "metadata": {"version": VERSION},
     }
 
 
-def generation(task: Task) -> Config:
+def generation_of(task: Task) -> Config:
     """Greedy generation of a reply."""
     return {
         "output_type": "generate_until",
         "doc_to_text": lambda doc: doc["prompt"],
+        "doc_to_target": lambda doc: doc["reply"],
         "generation_kwargs": generation_settings(task),
     }
 
 
-def extract(task: Task) -> list[tuple[str, Config]]:
-    """Compare what `pattern` finds in the reply with the row's `answer`. Metric: exact_match."""
+def extract(task: Task) -> Parts:
+    """Compare what `pattern` finds in the reply with the right answer. Metric: exact_match."""
     pattern = re.compile(task.pattern)
 
     def process(doc: Doc, results: Sequence[str]) -> dict[str, float]:
         found = pattern.search(results[0])
-        return {"exact_match": float(found is not None and found.group(1) == doc[task.answer])}
+        return {"exact_match": float(found is not None and found.group(1) in doc["right"])}
 
-    config = {**generation(task), "doc_to_target": lambda doc: doc[task.answer], "process_results": process}
-    return [("", {**config, "metric_list": metrics("exact_match")})]
+    target = {"doc_to_target": lambda doc: doc["right"][0]}
+    return [("", {**generation_of(task), **target, "process_results": process, "metric_list": metrics("exact_match")})]
 
 
-def rouge(task: Task) -> list[tuple[str, Config]]:
-    """ROUGE-L F1 (Lin, 2004) of the reply, and the perplexity per token of the reference reply."""
-    scorer = RougeScorer(["rougeL"], use_stemmer=True)
+def extractive(task: Task) -> Parts:
+    """Compare the reply's words with the right answer's, as SQuAD does. Metrics: exact_match, f1."""
 
     def process(doc: Doc, results: Sequence[str]) -> dict[str, float]:
-        return {"rouge_l": scorer.score(doc["reply"], results[0])["rougeL"].fmeasure}
+        found = doc["right"], results[0]
+        return {"exact_match": text.squad_exact(*found), "f1": text.token_f1(*found)}
 
-    def process_likelihood(doc: Doc, results: Sequence[tuple[float, bool]]) -> dict[str, tuple[float, int]]:
+    return [("", {**generation_of(task), "process_results": process, "metric_list": metrics("exact_match", "f1")})]
+
+
+def generation(task: Task) -> Parts:
+    """Compare the reply with the reference. Metrics: rouge_1, rouge_2, rouge_l, bleu, chrf, corpus_bleu.
+
+    All but the last are means of the items' own values, so that they pair; `corpus_bleu` counts n-grams over
+    all items, as publications report it, and has no value for an item.
+    """
+    kinds = ("rouge1", "rouge2", "rougeL")
+    names = ("rouge_1", "rouge_2", "rouge_l")
+
+    def process(doc: Doc, results: Sequence[str]) -> dict[str, Any]:
+        pair = doc["reply"], results[0]
+        found = text.rouge(kinds, *pair)
+        rouges = {name: found[kind] for name, kind in zip(names, kinds, strict=True)}
+        return {**rouges, "bleu": text.sentence_bleu(*pair), "chrf": text.sentence_chrf(*pair), "corpus_bleu": pair}
+
+    whole = {"metric": "corpus_bleu", "aggregation": "bleu", "higher_is_better": True}
+    listed = [*metrics(*names, "bleu", "chrf"), whole]
+    return [("", {**generation_of(task), "process_results": process, "metric_list": listed})]
+
+
+def rouge(task: Task) -> Parts:
+    """ROUGE-L F1 (Lin, 2004) of the reply, and the perplexity per token of the reference reply."""
+
+    def process(doc: Doc, results: Sequence[str]) -> dict[str, float]:
+        return {"rouge_l": text.rouge(("rougeL",), doc["reply"], results[0])["rougeL"]}
+
+    generated = {**generation_of(task), "process_results": process, "metric_list": metrics("rouge_l")}
+    return [("", generated), *((".likelihood", config) for _, config in likelihood(task))]
+
+
+def likelihood(_task: Task) -> Parts:
+    """The perplexity per token of the reference reply; an item's value is its mean negative log-likelihood."""
+
+    def process(doc: Doc, results: Sequence[tuple[float, bool]]) -> dict[str, tuple[float, int]]:
         return {"perplexity": (results[0][0], doc["reply_tokens"])}
 
-    generated = {**generation(task), "process_results": process, "metric_list": metrics("rouge_l")}
-    likelihood: Config = {
+    config: Config = {
         "output_type": "loglikelihood",
         "doc_to_text": lambda doc: doc["prompt"],
-        "process_results": process_likelihood,
+        "doc_to_target": lambda doc: doc["delimiter"] + doc["reply"],
+        "process_results": process,
         "metric_list": [{"metric": "perplexity", "aggregation": "weighted_perplexity", "higher_is_better": False}],
     }
-    target = {"doc_to_target": lambda doc: doc["reply"]}
-    return [("", {**generated, **target}), (".likelihood", {**likelihood, **target})]
+    return [("", config)]
 
 
-def multiple_choice(task: Task) -> list[tuple[str, Config]]:
+def multiple_choice(_task: Task) -> Parts:
     """Rank the choices by likelihood. Metrics: acc, and acc_norm after dividing by length."""
     config: Config = {
         "output_type": "multiple_choice",
@@ -107,7 +141,7 @@ def multiple_choice(task: Task) -> list[tuple[str, Config]]:
     return [("", config)]
 
 
-def perplexity(task: Task) -> list[tuple[str, Config]]:
+def perplexity(_task: Task) -> Parts:
     """Perplexity per token of plain text, from its first token on."""
 
     def process(doc: Doc, results: Sequence[float]) -> dict[str, tuple[float, int]]:
@@ -123,9 +157,12 @@ def perplexity(task: Task) -> list[tuple[str, Config]]:
     return [("", config)]
 
 
-MEASURES: dict[str, Callable[[Task], list[tuple[str, Config]]]] = {
+MEASURES: dict[str, Callable[[Task], Parts]] = {
     "extract": extract,
+    "extractive": extractive,
+    "generation": generation,
     "rouge": rouge,
+    "likelihood": likelihood,
     "multiple_choice": multiple_choice,
     "perplexity": perplexity,
     "adversarial": adversarial,
