@@ -60,7 +60,16 @@ def load_weights(path: pathlib.Path, placement: Placement, **options: Any) -> Pr
 def attach_fresh(base: PreTrainedModel, config: AdapterConfig, *, seed: int) -> PeftModel:
     """Attach a new adapter, its A matrices drawn from `seed` and its B matrices zero (PiSSA's are computed)."""
     torch.manual_seed(seed)
-    lora = LoraConfig(
+    lora = lora_config(config)
+    try:
+        return pissa.attach(base, lora) if config.init == "pissa" else get_peft_model(base, lora)
+    except ValueError as error:
+        raise ModelError(f"adapter.targets: {str(error).splitlines()[0]}") from None
+
+
+def lora_config(config: AdapterConfig) -> LoraConfig:
+    """An adapter in PEFT's terms."""
+    return LoraConfig(
         r=config.rank,
         lora_alpha=config.alpha,
         lora_dropout=config.dropout,
@@ -70,10 +79,6 @@ def attach_fresh(base: PreTrainedModel, config: AdapterConfig, *, seed: int) -> 
         init_lora_weights=pissa.INIT if config.init == "pissa" else True,
         task_type="CAUSAL_LM",
     )
-    try:
-        return pissa.attach(base, lora) if config.init == "pissa" else get_peft_model(base, lora)
-    except ValueError as error:
-        raise ModelError(f"adapter.targets: {str(error).splitlines()[0]}") from None
 
 
 def full_copy(base: PreTrainedModel, config: AdapterConfig, *, seed: int) -> PreTrainedModel:

@@ -181,7 +181,7 @@ class Segments:
                 results[key] = self.engine.step([key])[key]
             except torch.OutOfMemoryError:
                 self.engine.forget_gradients()
-                ended[key] = failure(out_of_memory(self.seats[key].segment.job.experiment))
+                ended[key] = failure(out_of_memory(self.seats[key].segment.job.experiment, self.bench.base))
         return results
 
     def _arrival(self, seat: Seat) -> Outcome:
@@ -237,7 +237,7 @@ class Segments:
                     return self.bench.finish(model, segment.job, recorder)
                 return paused(recorder, reached) if reached >= last else None
         except torch.OutOfMemoryError:
-            return failure(out_of_memory(experiment))
+            return failure(out_of_memory(experiment, self.bench.base))
         except DiskError:
             raise
         except TunesmithError as error:

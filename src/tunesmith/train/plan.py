@@ -10,11 +10,8 @@ from tunesmith.data.dataset import load_dataset, training_rows
 from tunesmith.models.device import place
 from tunesmith.models.loading import attach_fresh, load_tokenizer, trained_weights
 from tunesmith.models.references import LocalModel, resolve
-from tunesmith.train.encode import Encoded, encode_rows, mask_preview, supervised_share
-
-ADAM_BYTES = 16  # float32 weight, gradient and two moments of each trained weight
-NF4_BYTES = 0.55
-ACTIVATIONS_PER_WIDTH = 34  # values kept per token, layer and unit of width (Korthikanti et al., 2022)
+from tunesmith.train.encode import encode_rows, mask_preview, supervised_share
+from tunesmith.train.memory import estimate_memory
 
 
 @dataclass(frozen=True)
@@ -44,6 +41,9 @@ def make_plan(experiment: Experiment) -> Plan:
     rows = training_rows(dataset, experiment.data).rows
     encoded = encode_rows(rows, tokenizer, max_length=experiment.model.max_length)
     parameters, trainable = count_parameters(model, experiment.adapter)
+    longest = (max(len(row.input_ids) for row in encoded), max(row.supervised for row in encoded))
+    config = AutoConfig.from_pretrained(model.path).get_text_config()
+    needed = estimate_memory(experiment, config, weights=(parameters, trainable), row=longest)
     per_epoch = -(-len(rows) // experiment.method.batch_size)
     return Plan(
         placement=placement.describe(),
@@ -56,7 +56,7 @@ def make_plan(experiment: Experiment) -> Plan:
         truncated=sum(row.truncated for row in encoded),
         steps=per_epoch * experiment.method.epochs,
         steps_per_epoch=per_epoch,
-        memory_mb=estimate_memory(experiment, model, encoded, parameters, trainable) / 2**20,
+        memory_mb=needed / 2**20,
         preview=mask_preview(rows[0], tokenizer),
     )
 
@@ -70,18 +70,3 @@ def count_parameters(model: LocalModel, adapter: AdapterConfig) -> tuple[int, in
             return parameters, parameters
         _, total = trained_weights(attach_fresh(base, adapter.model_copy(update={"init": "default"}), seed=0))
     return parameters, total - parameters
-
-
-def estimate_memory(
-    experiment: Experiment, model: LocalModel, rows: list[Encoded], parameters: int, trainable: int
-) -> float:
-    """Estimated peak bytes: weights, adapter with its optimiser, activations and logits of a micro-batch."""
-    placement = place(experiment.model)
-    width = NF4_BYTES if experiment.adapter.kind == "qlora" else placement.dtype.itemsize
-    config = AutoConfig.from_pretrained(model.path).get_text_config()
-    batch = experiment.method.micro_batch or experiment.method.batch_size
-    longest = max(len(row.input_ids) for row in rows)
-    layers = 1 if experiment.method.gradient_checkpointing else config.num_hidden_layers
-    activations = batch * longest * config.hidden_size * layers * ACTIVATIONS_PER_WIDTH * placement.dtype.itemsize / 2
-    logits = 3 * batch * max(row.supervised for row in rows) * config.vocab_size * 4
-    return parameters * width + trainable * ADAM_BYTES + activations + logits

@@ -13,6 +13,7 @@ from tunesmith.config.experiment import Experiment
 from tunesmith.errors import TrainingError
 from tunesmith.records import TrainedRun
 from tunesmith.train.checkpoint import room_for
+from tunesmith.train.memory import out_of_memory_text
 from tunesmith.train.recorder import Recorder
 from tunesmith.train.slots.coverage import covers
 from tunesmith.train.slots.engine import Engine
@@ -44,7 +45,7 @@ def trained_adapter(
     else:
         recorder.engine = f"trl: {reason}" if reason else "trl"
         way = TrlTraining(base, tokenizer, experiment, recorder, folder).run()
-    with out_of_memory_explained(experiment), way as model:
+    with out_of_memory_explained(experiment, base), way as model:
         yield model, save_adapter(model, recorder, folder)
 
 
@@ -57,18 +58,17 @@ def save_adapter(model: PreTrainedModel, recorder: Recorder, folder: pathlib.Pat
 
 
 @contextlib.contextmanager
-def out_of_memory_explained(experiment: Experiment) -> Iterator[None]:
+def out_of_memory_explained(experiment: Experiment, base: PreTrainedModel) -> Iterator[None]:
     """Turn a device's lack of memory into a `TrainingError` with its remedies."""
     try:
         yield
     except torch.OutOfMemoryError:
-        raise out_of_memory(experiment) from None
+        raise out_of_memory(experiment, base) from None
 
 
-def out_of_memory(experiment: Experiment) -> TrainingError:
+def out_of_memory(experiment: Experiment, base: PreTrainedModel) -> TrainingError:
     """The error of a training that needs more memory than the device has."""
-    remedy = "halve method.micro_batch, set method.gradient_checkpointing, or use adapter.kind qlora"
-    return TrainingError(f"out of memory with {experiment.method.batch_size} rows a step; {remedy}")
+    return TrainingError(out_of_memory_text(experiment, base))
 
 
 @contextlib.contextmanager
