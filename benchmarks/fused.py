@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from dataclasses import asdict
 
 from benchmarks.bench import Bench, interleave, load, machine, ratio, timed, write
-from tunesmith.config.experiment import AdapterConfig, SftConfig
+from tunesmith.config.experiment import AdapterConfig
+from tunesmith.config.method import SftConfig
 from tunesmith.train.encode import Encoded
 from tunesmith.train.slots.calibrate import calibrate
 from tunesmith.train.slots.engine import Engine

@@ -26,7 +26,8 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
 from benchmarks.bench import Bench, interleave, load, machine, ratio, timed, write
-from tunesmith.config.experiment import AdapterConfig, SftConfig
+from tunesmith.config.experiment import AdapterConfig
+from tunesmith.config.method import SftConfig
 from tunesmith.models.loading import attach_fresh, detach
 from tunesmith.models.references import resolve
 from tunesmith.train.encode import Encoded

@@ -3,7 +3,6 @@
 Nothing heavy is imported before a command runs, so `--help` and configuration errors are instant.
 """
 
-import functools
 import logging
 import os
 import sys
@@ -17,11 +16,12 @@ from tunesmith import summary
 from tunesmith.commands.compare import compare
 from tunesmith.commands.data import data
 from tunesmith.commands.labels import labels
-from tunesmith.commands.options import EXPERIMENT, POLICY, json_option
+from tunesmith.commands.options import EXPERIMENT, OVERRIDABLE, POLICY, experiment_argument, json_option
 from tunesmith.commands.promotion import copy, history, promote, replay, require_pass, rollback
 from tunesmith.commands.study import study
+from tunesmith.commands.training import TRAINING
 from tunesmith.config import Experiment, Policy, SearchSpace
-from tunesmith.config.overrides import apply, parse_assignments, parse_extra_arguments
+from tunesmith.config.overrides import apply, parse_assignments
 from tunesmith.errors import ConfigError, OutcomeError, Terminated, TunesmithError
 from tunesmith.progress import Progress
 
@@ -29,8 +29,6 @@ SPACE = "search_spaces/sft.yaml"
 TRIALS = 16
 
 INTERRUPTED, TERMINATED = 130, 143  # as shells report SIGINT and SIGTERM
-
-OVERRIDABLE = {"ignore_unknown_options": True, "allow_extra_args": True}
 
 
 class OneLineErrors(click.Group):
@@ -65,19 +63,6 @@ def main() -> None:
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it warns of a kernel that nothing here needs
 
 
-def experiment_argument(command: Callable[..., Any]) -> Callable[..., Any]:
-    """EXPERIMENT, `--set field=value`, and undeclared `--field value` pairs as `mlflow run -P` appends them."""
-
-    @click.argument("experiment", default=EXPERIMENT)
-    @click.option("--set", "assignments", multiple=True, metavar="FIELD=VALUE", help="Override a field.")
-    @functools.wraps(command)
-    def wrapped(experiment: str, assignments: tuple[str, ...], **options: Any) -> Any:
-        values = parse_assignments(assignments) | parse_extra_arguments(click.get_current_context().args)
-        return command(apply(Experiment.from_yaml(experiment), values), **options)
-
-    return wrapped
-
-
 @main.command()
 @click.option("--reap", is_flag=True, help="End runs whose process is gone; restore statuses that MLflow overwrote.")
 @json_option
@@ -100,7 +85,7 @@ def yes_or_no(name: str, text: str) -> Callable[[Callable[..., Any]], Callable[.
 
 
 @main.command(context_settings=OVERRIDABLE)
-@experiment_argument
+@experiment_argument()
 @yes_or_no("--model", "Also ask the base model what it finds trivial or impossible (minutes on a CPU).")
 @yes_or_no("--curate", "Write the rows that pass, and a ledger of what was done to the others.")
 @click.option(
@@ -129,7 +114,7 @@ def audit(experiment: Experiment, model: str, curate: str, out: str, html: str, 
 
 
 @main.command(context_settings=OVERRIDABLE)
-@experiment_argument
+@experiment_argument()
 @json_option
 def plan(experiment: Experiment) -> tuple[Any, str]:
     """Show what training EXPERIMENT would do: rows, tokens, steps, memory, loss mask. Trains nothing."""
@@ -140,20 +125,7 @@ def plan(experiment: Experiment) -> tuple[Any, str]:
 
 
 @main.command(context_settings=OVERRIDABLE)
-@experiment_argument
-@json_option
-def sft(experiment: Experiment) -> tuple[Any, str]:
-    """Fine-tune once on the assistant's turns, and score the result on the tune split."""
-    from tunesmith import pipeline
-
-    with Progress() as progress:
-        run_id, trained, scores = pipeline.train_one(experiment, progress)
-    value = {"run_id": run_id, "overfit": trained.overfit, **trained.metrics, **scores.metrics}
-    return value, summary.training_text(run_id, trained, scores)
-
-
-@main.command(context_settings=OVERRIDABLE)
-@experiment_argument
+@experiment_argument()
 @click.option("--space", default=SPACE, help="Search space file.")
 @click.option("--policy", default=POLICY, help="Registry policy file.")
 @click.option(
@@ -194,7 +166,7 @@ def sweep(experiment: Experiment, space: str, policy: str, **options: Any) -> tu
 
 
 @main.command("main", context_settings=OVERRIDABLE)
-@experiment_argument
+@experiment_argument()
 @click.option("--space", default=SPACE, help="Search space file.")
 @click.option("--policy", default=POLICY, help="Registry policy file.")
 @click.option(
@@ -244,7 +216,7 @@ def evaluate(
     return {"base": dict(base.metrics), "model": dict(scores.metrics)}, summary.comparison_text(base, scores)
 
 
-for command in (compare, data, labels, study, promote, rollback, history, copy, replay):
+for command in (*TRAINING, compare, data, labels, study, promote, rollback, history, copy, replay):
     main.add_command(command)
 
 

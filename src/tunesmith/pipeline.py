@@ -1,5 +1,6 @@
 """The story: rows → audit → sweep → confirmed winner → holdout → candidate → gate → champion."""
 
+import dataclasses
 import pathlib
 import tempfile
 from collections.abc import Callable
@@ -30,14 +31,14 @@ from tunesmith.sweep.coordinator import Coordinator
 from tunesmith.sweep.crew import persistent
 from tunesmith.sweep.executors import LocalWorker
 from tunesmith.sweep.following import log_training
-from tunesmith.sweep.opening import Resume, begin_with_earlier, open_sweep
+from tunesmith.sweep.opening import Resume, begin_with_earlier, check_sweepable, open_sweep
 from tunesmith.sweep.protocol import Items, Job
 from tunesmith.sweep.search import Search
 from tunesmith.tracking import runs, store
 from tunesmith.tracking.command import relative_to_project, run_command
 from tunesmith.tracking.datasets import log_dataset
 from tunesmith.tracking.runs import Killed, Run
-from tunesmith.tracking.scores import log_scores, log_scores_of
+from tunesmith.tracking.scores import log_change, log_scores, log_scores_of
 
 SHOWN = ("model.base", "adapter.", "method.")
 SINGLE_RUN_MARKS = (0.25, 0.5, 0.75, 1.0)
@@ -45,26 +46,36 @@ SINGLE_RUN_MARKS = (0.25, 0.5, 0.75, 1.0)
 
 @dataclass(frozen=True)
 class SweepOutcome:
-    """What a sweep found: its winner, registered as candidate, and how that compares with the base."""
+    """What a sweep found: its winner, registered as candidate, and how that compares with the base.
+
+    A reward model does not answer anybody, so it is not registered: then there is neither version nor verdict.
+    """
 
     parent: str
     winner: Candidate
     run_id: str
-    version: str
+    version: str | None
     base: Scores
     scores: Scores
-    verdict: Verdict
+    verdict: Verdict | None
 
 
 def preflight(experiment: Experiment) -> AuditReport:
     """Find out whatever would stop a run later: data, tasks, device, base model. Writes nothing."""
+    store.client()
     load_dataset(experiment)
     report = require_clean(experiment)
     tasks = load_tasks(experiment)
     load_items({name: tasks[name] for name in experiment.evaluation.tasks}, experiment, "tune")
     load_items(tasks, experiment, "holdout")
     place(experiment.model)
-    resolve(experiment.model.base, revision=experiment.model.revision)
+    base = resolve(experiment.model.base, revision=experiment.model.revision)
+    if experiment.method.kind == "rlhf":
+        from tunesmith.models.judge import check_tokenizers, find_reward_model
+        from tunesmith.models.loading import load_tokenizer
+
+        judge = find_reward_model(experiment.method.reward_model, experiment.path.parent)
+        check_tokenizers(load_tokenizer(base), judge)
     return report
 
 
@@ -73,24 +84,31 @@ def train_one(experiment: Experiment, progress: Progress) -> tuple[str, TrainedR
     from tunesmith.sweep.workbench import Workbench
 
     report = preflight(experiment)
-    run = runs.adopt_or_create(experiment.name, f"{experiment.name}-{experiment.method.kind}", kind="sft")
+    kind = experiment.method.kind
+    run = runs.adopt_or_create(experiment.name, f"{experiment.name}-{kind}", kind=kind)
     with runs.recording(run), tempfile.TemporaryDirectory(dir=store.state_folder()) as folder:
         bench = Workbench(experiment)
         log_run(run, experiment, report)
-        run.new_params({name: overrides.get(experiment, name) for name in overrides.field_names(SHOWN)})
+        run.new_params(overrides.values_of(experiment, SHOWN))
         ready = bench.ready()
         progress.note(f"model {experiment.model.base} on {ready.placement}")
-        share, preview = bench.mask(experiment)
-        progress.note(f"{share:.1%} of the training tokens count in the loss: what stands between ⟦ and ⟧\n{preview}")
+        if experiment.own_task is None:
+            share, preview = bench.mask(experiment)
+            counted = "of the training tokens count in the loss: what stands between ⟦ and ⟧"
+            progress.note(f"{share:.1%} {counted}\n{preview}")
         shared = {"base_sha256": ready.base_sha256, "threads": ready.threads, "seed": experiment.seed}
         run.tags({**shared, "command": run_command(experiment), **runs.provenance()})
         log_dataset(run, training_rows(bench.dataset, experiment.data), context="training")
         job = Job(experiment, "tune", folder, fractions=SINGLE_RUN_MARKS)
-        with progress.job(experiment.method.kind) as bar:
+        before = bench.score(dataclasses.replace(job, train=False)) if kind == "rlhf" else None
+        with progress.job(kind) as bar:
             done = bench.execute(job, RunReporter(run, progress, bar))
         assert done.trained is not None  # noqa: S101 - a training job was asked for
         log_training(run, done.trained)
         log_scores(run, done.scores)
+        if before is not None:
+            for line in log_change(run, before, done.scores):
+                progress.note(f"  {line}")
         run.artifact(pathlib.Path(done.trained.adapter), "adapter")
         return run.id, done.trained, done.scores
 
@@ -147,6 +165,7 @@ def sweep(
 def _sweep(
     experiment: Experiment, space: SearchSpace, policy: Policy, progress: Progress, *, budget: Budget, resume: Resume
 ) -> SweepOutcome:
+    check_sweepable(experiment)
     space.check_against(experiment)
     report = preflight(experiment)
     parent, study = open_sweep(experiment, space, report, resume=resume)
@@ -163,14 +182,22 @@ def _sweep(
             winner = candidates[0]
             run_id = winner.runs[0]
             coordinator.enter("scoring on the holdout")
-            promotion.note_holdout_use(policy, experiment, run_id)
+            if registers(experiment):
+                promotion.note_holdout_use(policy, experiment, run_id)
             base, scores = score_holdout(coordinator, run_id, report)
         log_winner(coordinator, winner, scores)
-        version = promotion.register(experiment, policy, run_id, scores)
-        verdict = judge(policy, run_id)
-        page.publish(policy, versions.get(policy.model, version), verdict)
+        version, verdict = None, None
+        if registers(experiment):
+            version = promotion.register(experiment, policy, run_id, scores)
+            verdict = judge(policy, run_id)
+            page.publish(policy, versions.get(policy.model, version), verdict)
         finish(coordinator)
     return SweepOutcome(parent.id, winner, run_id, version, base, scores, verdict)
+
+
+def registers(experiment: Experiment) -> bool:
+    """Whether the winner of a sweep is a chat model, which the registry is for."""
+    return experiment.method.kind != "reward"
 
 
 def score_holdout(coordinator: Coordinator, run_id: str, report: AuditReport) -> tuple[Scores, Scores]:
@@ -196,6 +223,9 @@ def main(
     experiment: Experiment, space: SearchSpace, policy: Policy, progress: Progress, *, budget: Budget
 ) -> tuple[SweepOutcome, Verdict, promotion.Move | None]:
     """The whole story: audit, base scores, sweep, register, gate, promote."""
+    if not registers(experiment):
+        where = experiment.where("method", "kind")
+        raise ConfigError(f"{where}: a reward model is not promoted; use `tunesmith sweep`, which ends with its winner")
     promotion.require_principal(policy)
     outcome = sweep(experiment, space, policy, progress, budget=budget)
     reason = f"main: winner of sweep {outcome.parent}"

@@ -117,6 +117,8 @@ class TrainedRun:
     overfit: bool
     engine: str = "trl"
     """`slots`, or `trl` with the reason why the slots engine did not do it, if it was asked to."""
+    stopped: str = ""
+    """Why the training ended before its last step; empty when it did not."""
     fingerprints: Mapping[int, str] = field(default_factory=dict)
     """SHA-256 of the weights after some of the steps, from the slots engine."""
 

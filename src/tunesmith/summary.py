@@ -55,6 +55,11 @@ def comparison_text(base: Scores, tuned: Scores) -> str:
 
 def sweep_text(outcome: "SweepOutcome", experiment: Experiment, policy: Policy) -> str:
     """The last lines of a sweep: winner and base, the verdict, and what to type next."""
+    found = f"winner: trial {outcome.winner.trial}  ({describe(outcome.winner.params)})"
+    compared = comparison_text(outcome.base, outcome.scores)
+    if outcome.verdict is None:
+        use = f"a reward model is not registered; train by it with method.reward_model: runs:/{outcome.run_id}"
+        return "\n".join(["", found, "", compared, "", use])
     name = policy.model
     evaluate = f"tunesmith evaluate models:/{name}@candidate --experiment {experiment.path} --split bench"
     steps = {
@@ -66,9 +71,9 @@ def sweep_text(outcome: "SweepOutcome", experiment: Experiment, policy: Policy) 
     return "\n".join(
         [
             "",
-            f"winner: trial {outcome.winner.trial}  ({describe(outcome.winner.params)})",
+            found,
             "",
-            comparison_text(outcome.base, outcome.scores),
+            compared,
             "",
             f"registered as {name} version {outcome.version}, alias candidate",
             f"gate verdict, against the {outcome.verdict.rival}:",
@@ -88,7 +93,7 @@ def sweep_value(outcome: "SweepOutcome") -> dict[str, Any]:
         "trial": outcome.winner.trial,
         "params": outcome.winner.params,
         "version": outcome.version,
-        "verdict": outcome.verdict.decision,
+        "verdict": outcome.verdict and outcome.verdict.decision,
         "base": dict(outcome.base.metrics),
         "winner": dict(outcome.scores.metrics),
     }
@@ -165,6 +170,7 @@ def training_text(run_id: str, trained: TrainedRun, scores: Scores) -> str:
         f"train/loss {trained.metrics['train/loss']:.3f}, tune/loss {trained.metrics['tune/loss']:.3f}",
         f"{speed:.0f} tokens/s, peak memory {memory:.0f} MiB, {share:.2%} of weights trained",
         f"overfitting: {overfit}",
+        *([f"ended early: {trained.stopped}"] if trained.stopped else []),
         *(f"{name} {value:.3f}" for name, value in scores.metrics.items()),
     ]
     return "\n".join(lines)

@@ -119,7 +119,7 @@ def test_greedy_replies_agree_with_transformers(tuned_model, tokenizer, task):
 
 def test_rows_that_end_leave_the_batch(tuned_model, tokenizer):
     """Whatever token ends a reply, each row's reply is what it is alone."""
-    from tunesmith.models.prefix import greedy
+    from tunesmith.models.decoding import greedy
 
     base = tuned_model.get_base_model()
     contexts = [tokenizer(f"The same beginning: {text}")["input_ids"] for text in ("a", "bb", "ccc", "dddd", "e")]

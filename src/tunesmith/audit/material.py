@@ -95,10 +95,10 @@ class Material:
 
 
 def turns(row: Row) -> Sequence[Mapping[str, Any]]:
-    """The turns of a conversation, or of a preference row's prompt and preferred reply."""
+    """The turns of a conversation, of a preference row's prompt and preferred reply, or of a KTO row."""
     if "messages" in row:
         return row["messages"]  # type: ignore[no-any-return]
-    return [*row["prompt"], *row["chosen"]]
+    return [*row["prompt"], *row.get("chosen", row.get("completion", ()))]
 
 
 def contents(row: Row, *roles: str) -> str:
@@ -119,8 +119,11 @@ def assistant_turns(row: Row) -> str:
 
 def check_auditable(row: Row, *, where: str) -> None:
     """Raise `DataError` at `where` unless the row has turns at all; what they are worth is for the checks to say."""
-    parts = [row.get("messages")] if "chosen" not in row else [row.get("prompt"), row["chosen"], row.get("rejected")]
-    for name, part in zip(("messages",) if len(parts) == 1 else ("prompt", "chosen", "rejected"), parts, strict=True):
+    names: tuple[str, ...] = ("messages",)
+    if "messages" not in row and ("chosen" in row or "completion" in row):
+        names = ("prompt", "chosen", "rejected") if "chosen" in row else ("prompt", "completion")
+    for name in names:
+        part = row.get(name)
         if not isinstance(part, list) or not part or not all(isinstance(turn, dict) for turn in part):
             raise DataError(f"{where}: {name}: a list of at least one turn, each an object, is needed")
 
@@ -153,7 +156,8 @@ def load_references(experiment: Experiment, tasks: Mapping[str, Task]) -> list[R
         place = item_source(task, experiment)
         if place == source:
             continue  # its rows are those under audit
-        items = [row for row in load_rows(place, item_check(task)) if split_of(row["group"], shares) != "train"]
+        rows = load_rows(place, item_check(task, experiment))
+        items = [row for row in rows if split_of(row["group"], shares) != "train"]
         if items:
             found.append(make_reference(f"task {name}", items))
     return found

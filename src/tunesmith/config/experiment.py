@@ -6,15 +6,16 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from tunesmith.config.audit import AuditLimits
+from tunesmith.config.method import Method, SftConfig, Share
 from tunesmith.config.strict import Document, Section
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$", max_length=100)]
-Share = Annotated[float, Field(ge=0.0, le=1.0)]
-Scheduler = Literal["linear", "cosine", "constant"]
 
 DataFormat = Literal[
     "auto", "messages", "sharegpt", "alpaca", "prompt_completion", "preference", "kto", "questions", "text"
 ]
+
+OWN_TASKS = {"reward": "pairs", "rlhf": "replies"}
 
 SPLITS = ("train", "tune", "holdout", "bench")
 
@@ -133,42 +134,11 @@ class AdapterConfig(Section):
         return self.alpha / (math.sqrt(self.rank) if self.rslora else self.rank)
 
 
-class SftConfig(Section):
-    """Supervised fine-tuning on the assistant's turns."""
-
-    kind: Literal["sft"] = "sft"
-    """The method."""
-    learning_rate: Annotated[float, Field(gt=0, lt=1)] = 2.0e-4
-    """Peak learning rate of AdamW."""
-    batch_size: Annotated[int, Field(ge=1)] = 8
-    """Rows per optimiser step."""
-    micro_batch: Annotated[int, Field(ge=1)] | None = None
-    """Rows per forward pass; the batch is accumulated from these. All at once when null."""
-    epochs: Annotated[int, Field(ge=1)] = 1
-    """Passes over the training rows."""
-    weight_decay: Annotated[float, Field(ge=0)] = 0.0
-    """Decoupled weight decay of AdamW."""
-    scheduler: Scheduler = "cosine"
-    """Shape of the learning rate after warm-up."""
-    warmup: Share = 0.05
-    """Share of steps over which the learning rate rises from 0."""
-    max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
-    """Gradients are scaled down to this norm."""
-    gradient_checkpointing: bool = False
-    """Recompute activations in the backward pass: less memory, about a third more time."""
-
-    @model_validator(mode="after")
-    def _accumulates_evenly(self) -> "SftConfig":
-        if self.micro_batch and self.batch_size % self.micro_batch:
-            raise ValueError(f"batch_size {self.batch_size} is not a multiple of micro_batch {self.micro_batch}")
-        return self
-
-
 class EvaluationConfig(Section):
     """What a model is scored on."""
 
     tasks: list[str]
-    """Task files `NAME.yaml` in `tasks_dir`."""
+    """Task files `NAME.yaml` in `tasks_dir`; none for a reward model, which does not reply."""
     suites: Annotated[list[str], Field(default_factory=list)]
     """Further task files there that no trial is scored on: only the winner and the base on the holdout, and
     whatever `tunesmith evaluate` is asked for."""
@@ -177,7 +147,8 @@ class EvaluationConfig(Section):
     tasks_dir: str = "tasks"
     """Folder of the task files, relative to this file."""
     primary: str
-    """The metric that picks the winner among confirmed trials, as `tune/TASK/METRIC`."""
+    """The metric that picks the winner among confirmed trials, as `tune/TASK/METRIC`. A reward model has the task
+    `pairs`, a policy trained by reinforcement `replies` beside those above."""
     trial_items: Annotated[int, Field(ge=4)] = 48
     """Most tune items a trial is scored on, all tasks together; confirmations use all."""
     batch_size: Annotated[int, Field(ge=1)] = 16
@@ -186,7 +157,7 @@ class EvaluationConfig(Section):
     @model_validator(mode="after")
     def _primary_is_scored(self) -> "EvaluationConfig":
         parts = self.primary.split("/")
-        if len(parts) != 3 or parts[0] != "tune" or parts[1] not in self.tasks:
+        if len(parts) != 3 or parts[0] != "tune" or parts[1] not in (*self.tasks, *OWN_TASKS.values()):
             raise ValueError(f"primary must be tune/TASK/METRIC with one of {', '.join(self.tasks)}")
         return self
 
@@ -219,7 +190,27 @@ class Experiment(Document):
     """The base model."""
     adapter: AdapterConfig = AdapterConfig()
     """What is trained."""
-    method: SftConfig = SftConfig()
+    method: Method = SftConfig()
     """How it is trained."""
     evaluation: EvaluationConfig
     """How it is scored."""
+
+    @property
+    def own_task(self) -> str | None:
+        """The task that the method brings with it, if it does."""
+        return OWN_TASKS.get(self.method.kind)
+
+    @model_validator(mode="after")
+    def _trains_an_adapter(self) -> "Experiment":
+        if self.adapter.kind == "full" and self.method.kind != "sft":
+            raise ValueError(f"adapter.kind full goes with method sft only; use lora for {self.method.kind}")
+        return self
+
+    @model_validator(mode="after")
+    def _primary_is_scored(self) -> "Experiment":
+        if self.method.kind == "reward" and self.evaluation.tasks:
+            raise ValueError("evaluation.tasks ask for replies, which a reward model does not give; leave them empty")
+        task = self.evaluation.primary.split("/")[1]
+        if task not in (*self.evaluation.tasks, self.own_task):
+            raise ValueError(f"evaluation.primary: method {self.method.kind} is not scored on {task}")
+        return self

@@ -13,17 +13,17 @@ SHORT_SECTIONS = ("method", "adapter", "model")
 
 
 def field_names(under: str | tuple[str, ...] = "") -> list[str]:
-    """Every overridable field whose name begins so, as `section.field`, deepest names last."""
-    names = [name for name in _names(Experiment) if name.startswith(under)]
+    """Every overridable field whose name begins so, as `section.field`, deepest names last; of all methods."""
+    names = {name for name in _names(Experiment) if name.startswith(under)}
     return sorted(names, key=lambda name: (name.count("."), name))
 
 
 def _names(model: type[Section], prefix: str = "") -> Iterable[str]:
     for name, field in model.model_fields.items():
         nested = [m for m in variants(field.annotation) if issubclass(m, Section)]
-        if nested:
-            yield from _names(nested[0], f"{prefix}{name}.")
-        else:
+        for section in nested:
+            yield from _names(section, f"{prefix}{name}.")
+        if not nested:
             yield f"{prefix}{name}"
 
 
@@ -102,3 +102,17 @@ def get(experiment: Experiment, name: str) -> Any:
     for key in full_name(name).split("."):
         value = getattr(value, key)
     return value
+
+
+def values_of(experiment: Experiment, under: str | tuple[str, ...] = "") -> dict[str, Any]:
+    """The fields that this experiment has, of those whose names begin so, with their values."""
+    return {name: get(experiment, name) for name in field_names(under) if _has(experiment, name)}
+
+
+def _has(experiment: Experiment, name: str) -> bool:
+    part: Any = experiment
+    for key in name.split("."):
+        if key not in type(part).model_fields:
+            return False
+        part = getattr(part, key)
+    return True

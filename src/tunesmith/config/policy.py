@@ -4,7 +4,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from tunesmith.config.experiment import Name, Share
+from tunesmith.config.experiment import Name
+from tunesmith.config.method import Share
 from tunesmith.config.strict import Document, Section
 
 Confidence = Annotated[float, Field(gt=0.5, lt=1)]

@@ -4,7 +4,7 @@ import difflib
 import pathlib
 import re
 from collections.abc import Iterator
-from typing import Any, Self
+from typing import Any, Self, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, PrivateAttr, ValidationError
@@ -12,6 +12,8 @@ from pydantic import BaseModel, ConfigDict, PrivateAttr, ValidationError
 from tunesmith.errors import ConfigError
 
 KeyPath = tuple[str | int, ...]
+
+TAGS = ("kind", "rule")  # fields that tell the members of a union apart
 
 NUMBER_LIKE = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 
@@ -43,7 +45,7 @@ class Document(Section):
         try:
             document = cls.model_validate(tree)
         except ValidationError as error:
-            raise ConfigError(describe(error, cls, path=path, lines=lines or {})) from None
+            raise ConfigError(describe(error, cls, path=path, lines=lines or {}, tree=tree)) from None
         document._path = path
         document._lines = lines or {}
         return document
@@ -111,16 +113,18 @@ def dotted(keys: KeyPath) -> str:
     return ".".join(str(key) for key in keys)
 
 
-def describe(error: ValidationError, model: type[BaseModel], *, path: pathlib.Path, lines: dict[KeyPath, int]) -> str:
+def describe(
+    error: ValidationError, model: type[BaseModel], *, path: pathlib.Path, lines: dict[KeyPath, int], tree: Any
+) -> str:
     """The most telling problem of a validation error as one line; unknown keys come first."""
     problem = min(error.errors(), key=lambda problem: problem["type"] != "extra_forbidden")
-    keys = written_keys(problem["loc"], lines)
+    keys = written_keys(problem["loc"], tree)
     if problem["type"] == "missing":
         keys = (*keys, problem["loc"][-1])
     where = locate(path, keys, lines)
     message = problem["msg"].removeprefix("Value error, ")
     if problem["type"] == "extra_forbidden":
-        message = "unknown key" + suggestion(str(keys[-1]), siblings(model, keys[:-1]))
+        message = "unknown key" + suggestion(str(keys[-1]), siblings(model, problem["loc"][:-1]))
     elif problem["type"] == "missing":
         message = "is required"
     elif not isinstance(problem["input"], dict | list):
@@ -128,12 +132,13 @@ def describe(error: ValidationError, model: type[BaseModel], *, path: pathlib.Pa
     return f"{where}: {dotted(keys)}: {message}" if keys else f"{where}: {message}"
 
 
-def written_keys(loc: KeyPath, lines: dict[KeyPath, int]) -> KeyPath:
+def written_keys(loc: KeyPath, tree: Any) -> KeyPath:
     """A pydantic location without the tags of unions, which nobody wrote."""
     keys: KeyPath = ()
     for key in loc:
-        if not lines or (*keys, key) in lines:
-            keys = (*keys, key)
+        here = isinstance(tree, dict) and key in tree
+        if here or (isinstance(tree, list) and isinstance(key, int) and key < len(tree)):
+            keys, tree = (*keys, key), tree[key]
     return keys
 
 
@@ -143,12 +148,19 @@ def locate(path: pathlib.Path, keys: KeyPath, lines: dict[KeyPath, int]) -> str:
     return f"{path}:{line}" if line else str(path)
 
 
-def siblings(model: Any, keys: KeyPath) -> list[str]:
-    """The keys allowed where `keys` leads to (of every variant, where it leads to a union)."""
-    for key in keys:
+def siblings(model: Any, loc: KeyPath) -> list[str]:
+    """The keys allowed where a pydantic location leads to (of every variant, where it leads to a union)."""
+    for key in loc:
         fields = [m.model_fields[key] for m in variants(model) if isinstance(key, str) and key in m.model_fields]
-        model = fields[0].annotation if fields else model
+        tagged = [m for m in variants(model) if is_tagged(m, key)]
+        model = fields[0].annotation if fields else tagged[0] if tagged else model
     return sorted({name for variant in variants(model) for name in variant.model_fields})
+
+
+def is_tagged(model: type[BaseModel], key: str | int) -> bool:
+    """Whether a key of a pydantic location is the tag by which a union tells this model."""
+    tags = [get_args(field.annotation) for name, field in model.model_fields.items() if name in TAGS]
+    return any(key in values for values in tags)
 
 
 def variants(annotation: Any) -> list[type[BaseModel]]:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 
 from tunesmith.config.experiment import SPLITS, DataConfig, Experiment
 from tunesmith.data.digest import digest_rows
-from tunesmith.data.formats import check_conversation
+from tunesmith.data.formats import check_for
 from tunesmith.data.rows import distinct, placed_rows
 from tunesmith.data.sources import Source, find_source
 from tunesmith.data.split import split_of, stratified
@@ -14,14 +14,14 @@ from tunesmith.records import Dataset, Row, Split
 
 
 def load_dataset(experiment: Experiment) -> Dataset:
-    """Read the conversations of an experiment and deal them out to its splits.
+    """Read the rows of an experiment and deal them out to its splits.
 
-    Raises `DataError` naming file and line of the first row that is not a conversation, and when a
+    Raises `DataError` naming file and line of the first row that the method cannot train on, and when a
     split that training needs stays empty.
     """
     source = source_of(experiment)
     data = experiment.data
-    rows = load_rows(source, check_conversation, format=data.format, group_by=data.split.by)
+    rows = load_rows(source, check_for(experiment.method.kind), format=data.format, group_by=data.split.by)
     dealt = deal(rows, data)
     for name in ("train", "tune"):
         if not dealt[name].rows:

@@ -1,6 +1,7 @@
 """The shapes a row may have, and the checks that a row has one of them."""
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from tunesmith.errors import DataError
@@ -131,3 +132,66 @@ def user_text(row: Row) -> str:
     turns = row.get("messages") or row.get("prompt") or [{"role": "user", "content": row.get("question", "")}]
     said = [turn.get("content") for turn in turns if isinstance(turn, Mapping) and turn.get("role") == "user"]
     return " ".join(" ".join(text for text in said if isinstance(text, str)).lower().split())
+
+
+def check_prompted(row: Row, *, where: object) -> None:
+    """Raise `DataError` at `where` unless the row asks for a reply: a conversation, or a row with a prompt."""
+    if "prompt" in row:
+        check_prompt(row, where=where)
+    else:
+        check_conversation(row, where=where)
+
+
+def check_wanted(row: Row, *, where: object) -> None:
+    """Raise `DataError` at `where` unless the row says which reply is wanted: a KTO row, or a preference pair."""
+    if "chosen" in row:
+        check_pair(row, where=where)
+    else:
+        check_kto(row, where=where)
+
+
+def check_pair(row: Row, *, where: object) -> None:
+    """Raise `DataError` at `where` unless the row is a preference pair of two different replies."""
+    check_preference(row, where=where)
+    if row["chosen"] == row["rejected"]:
+        raise DataError(f"{where}: chosen and rejected are equal; drop the row, it prefers nothing")
+
+
+SHAPES = {"messages": "a conversation", "chosen": "a preference pair", "label": "a KTO row", "question": "a question"}
+"""What a canonical row is, by the key that shows it."""
+ROWS_OF_METHOD: Mapping[str, tuple[Callable[..., None], tuple[str, ...]]] = {
+    "sft": (check_conversation, ("messages",)),
+    "kto": (check_wanted, ("label", "chosen")),
+    "reward": (check_pair, ("chosen",)),
+    "rlhf": (check_prompted, ("messages", "chosen", "label")),
+}
+"""The rows that a method trains on: their check, and the keys of the shapes that it takes."""
+
+
+@functools.cache
+def check_for(method: str) -> Callable[..., None]:
+    """The check of the rows of a method, which says what to do where the shape is another one's."""
+    check, keys = ROWS_OF_METHOD[method]
+
+    def checked(row: Row, *, where: object) -> None:
+        shape = next((key for key in SHAPES if key in row), None)
+        if shape is not None and shape not in keys:
+            wanted = " or ".join(SHAPES[key] for key in keys)
+            others = " or ".join(kind for kind, (_, takes) in ROWS_OF_METHOD.items() if shape in takes)
+            remedy = f"use method.kind {others}, or other rows" if others else "use other rows"
+            raise DataError(f"{where}: is {SHAPES[shape]}, and method {method} trains on {wanted}; {remedy}")
+        check(row, where=where)
+
+    return checked
+
+
+def as_conversation(row: Row) -> Row:
+    """A row as a conversation that ends with its reply: the chosen one of a pair, the completion of a KTO row."""
+    if "messages" in row or "prompt" not in row:
+        return row
+    return {**row, "messages": [*row["prompt"], *row.get("chosen", row.get("completion", []))]}
+
+
+def prompt_of(row: Row) -> list[Any]:
+    """The messages that a row asks a reply to: its prompt, or a conversation up to its last reply."""
+    return list(row["prompt"] if "prompt" in row else row["messages"][:-1])

@@ -8,7 +8,15 @@ from tunesmith.config.experiment import Experiment
 from tunesmith.config.task import Task
 from tunesmith.data.dataset import deal, load_rows, source_of
 from tunesmith.data.digest import UNVERSIONED
-from tunesmith.data.formats import check_attack, check_canary, check_conversation, check_question, check_text
+from tunesmith.data.formats import (
+    as_conversation,
+    check_attack,
+    check_canary,
+    check_conversation,
+    check_for,
+    check_question,
+    check_text,
+)
 from tunesmith.data.sources import Source, find_source
 from tunesmith.data.split import stratified
 from tunesmith.errors import ConfigError, DataError
@@ -53,13 +61,13 @@ def load_items(tasks: Mapping[str, Task], experiment: Experiment, split: str) ->
     for name, task in tasks.items():
         source = item_source(task, experiment)
         format = "auto" if task.rows else experiment.data.format
-        rows = load_rows(source, item_check(task), format=format, group_by=experiment.data.split.by)
+        rows = load_rows(source, item_check(task, experiment), format=format, group_by=experiment.data.split.by)
         wanted = "train" if task.measure == "canary" else split
-        dealt = deal(rows, experiment.data)
-        if not dealt[wanted].rows:
+        dealt = {key: [as_conversation(row) for row in part.rows] for key, part in deal(rows, experiment.data).items()}
+        if not dealt[wanted]:
             raise DataError(f"{task.path}: none of its rows falls into {wanted}; add rows or change data.split")
-        require_classes(task, dealt[wanted].rows, split)
-        items[name] = with_shots(task, dealt[wanted].rows, dealt["train"].rows)
+        require_classes(task, dealt[wanted], split)
+        items[name] = with_shots(task, dealt[wanted], dealt["train"])
     return items
 
 
@@ -113,9 +121,10 @@ def item_source(task: Task, experiment: Experiment) -> Source:
     return find_source(task.rows, folder=task.path.parent) if task.rows else source_of(experiment)
 
 
-def item_check(task: Task) -> Callable[..., None]:
-    """The check of the shape that a task needs."""
-    return CHECKS.get(task.measure, check_conversation)
+def item_check(task: Task, experiment: Experiment) -> Callable[..., None]:
+    """The check of the shape that a task needs; the experiment's own rows are what its method trains on."""
+    own = check_conversation if task.rows else check_for(experiment.method.kind)
+    return CHECKS.get(task.measure, own)
 
 
 def fewer_items(
@@ -127,7 +136,7 @@ def fewer_items(
     the rows, the others share the rest. With `keep_primary`, that one task keeps all of its rows.
     """
     name_of_primary = experiment.evaluation.primary.split("/")[1]
-    primary = item_source(tasks[name_of_primary], experiment)
+    primary = item_source(tasks.get(name_of_primary, next(iter(tasks.values()))), experiment)
     files = {item_source(task, experiment) for task in tasks.values()}
     limit = experiment.evaluation.trial_items
     half = limit if len(files) == 1 else limit // 2

@@ -6,8 +6,9 @@ from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 from transformers import PreTrainedModel
 
+from tunesmith.models.decoding import end_tokens, greedy
 from tunesmith.models.loading import network_of
-from tunesmith.models.prefix import can_share, continuation_logprobs, greedy, scales_logits
+from tunesmith.models.prefix import can_share, continuation_logprobs, scales_logits
 
 Request = tuple[tuple[str, str], list[int], list[int]]
 
@@ -76,9 +77,3 @@ def is_plain_greedy(request: Instance) -> bool:
     """Whether a request wants nothing but greedy decoding up to the model's own end token."""
     settings = request.args[1]
     return not settings.get("do_sample", False) and not settings.get("until") and "max_gen_toks" in settings
-
-
-def end_tokens(model: PreTrainedModel) -> set[int]:
-    """The tokens at which the model's generation settings end a reply."""
-    ends = model.generation_config.eos_token_id
-    return set(ends) if isinstance(ends, list) else {ends} - {None}

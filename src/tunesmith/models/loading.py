@@ -2,11 +2,13 @@
 
 import contextlib
 import copy
+import json
 import pathlib
 from typing import Any
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model, set_peft_model_state_dict
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils.logging import disable_progress_bar
 
@@ -16,6 +18,7 @@ from tunesmith.models import pissa
 from tunesmith.models.device import Placement
 from tunesmith.models.nf4 import keep_layout, nf4
 from tunesmith.models.references import LocalModel
+from tunesmith.models.reward import HEAD, is_reward_model, with_head
 
 
 def load_tokenizer(model: LocalModel) -> PreTrainedTokenizerBase:
@@ -35,8 +38,6 @@ def load_base(model: LocalModel, placement: Placement, *, quantise: bool = False
     disable_progress_bar()
     options: dict[str, Any] = {"quantization_config": nf4(placement)} if quantise else {}
     base = load_weights(model.path, placement, **options)
-    if model.adapter is not None:
-        base = PeftModel.from_pretrained(base, model.adapter).merge_and_unload()
     if quantise:
         keep_layout(base)
     base.config.use_cache = True
@@ -57,18 +58,30 @@ def load_weights(path: pathlib.Path, placement: Placement, **options: Any) -> Pr
     return model.eval()
 
 
-def attach_fresh(base: PreTrainedModel, config: AdapterConfig, *, seed: int) -> PeftModel:
-    """Attach a new adapter, its A matrices drawn from `seed` and its B matrices zero (PiSSA's are computed)."""
+def attach_fresh(
+    base: PreTrainedModel, config: AdapterConfig, *, seed: int, parent: pathlib.Path | None = None
+) -> PeftModel:
+    """Attach a new adapter, its A matrices drawn from `seed` and its B matrices zero (PiSSA's are computed).
+
+    With `parent`, the folder of a saved one, it goes on from that; raises `ModelError` if `config` has not its rank,
+    scale and layers.
+    """
     torch.manual_seed(seed)
-    lora = lora_config(config)
+    rates = is_reward_model(base)
+    if config.init == "pissa" and (parent is not None or rates):
+        raise ModelError("adapter.init: pissa begins a causal model's adapter anew; use default here")
+    lora = lora_config(config, rates=rates)
     try:
-        return pissa.attach(base, lora) if config.init == "pissa" else get_peft_model(base, lora)
+        model = pissa.attach(base, lora) if config.init == "pissa" else get_peft_model(base, lora)
     except ValueError as error:
         raise ModelError(f"adapter.targets: {str(error).splitlines()[0]}") from None
+    if parent is not None:
+        continue_from(model, parent)
+    return model
 
 
-def lora_config(config: AdapterConfig) -> LoraConfig:
-    """An adapter in PEFT's terms."""
+def lora_config(config: AdapterConfig, *, rates: bool = False) -> LoraConfig:
+    """An adapter in PEFT's terms; one that `rates` replies is saved with its head."""
     return LoraConfig(
         r=config.rank,
         lora_alpha=config.alpha,
@@ -77,8 +90,30 @@ def lora_config(config: AdapterConfig) -> LoraConfig:
         use_dora=config.dora,
         use_rslora=config.rslora,
         init_lora_weights=pissa.INIT if config.init == "pissa" else True,
-        task_type="CAUSAL_LM",
+        task_type="SEQ_CLS" if rates else "CAUSAL_LM",
+        modules_to_save=[HEAD] if rates else None,
     )
+
+
+def continue_from(model: PeftModel, parent: pathlib.Path) -> None:
+    """Give a fresh adapter the weights of a saved one; raises `ModelError` where they do not fit."""
+    saved, fresh = read_config(parent), model.peft_config["default"]
+    for key, name in (("r", "rank"), ("lora_alpha", "alpha"), ("use_dora", "dora"), ("use_rslora", "rslora")):
+        if saved[key] != getattr(fresh, key):
+            raise ModelError(f"adapter.{name}: is not the parent's; set it to {saved[key]} to go on from it")
+    found = set_peft_model_state_dict(model, load_file(parent / "adapter_model.safetensors"))
+    missing = [name for name in found.missing_keys if ".lora_" in name]
+    if missing or found.unexpected_keys:
+        raise ModelError(f"adapter.targets: are not the parent's; set them to {saved['target_modules']}")
+
+
+def read_config(folder: pathlib.Path) -> dict[str, Any]:
+    """The configuration of a saved adapter; raises `ModelError` where there is none."""
+    try:
+        config: dict[str, Any] = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+    except OSError:
+        raise ModelError(f"{folder}: holds no adapter; a whole model is named by its folder instead") from None
+    return config
 
 
 def full_copy(base: PreTrainedModel, config: AdapterConfig, *, seed: int) -> PreTrainedModel:
@@ -90,10 +125,12 @@ def full_copy(base: PreTrainedModel, config: AdapterConfig, *, seed: int) -> Pre
 
 
 def attach_saved(base: PreTrainedModel, folder: pathlib.Path) -> PreTrainedModel | PeftModel:
-    """Attach the adapter saved in `folder`; or load the whole model that full fine-tuning saved there."""
+    """Attach the adapter saved in `folder`, below a reward head if it has one; or load the whole model saved there."""
     if not (folder / "adapter_config.json").is_file() and (folder / "config.json").is_file():
         kernel = str(base.config._attn_implementation)
         return load_weights(folder, Placement(str(base.device), base.dtype, kernel, "as the base"))
+    if read_config(folder).get("task_type") == "SEQ_CLS":
+        base = with_head(base, seed=0)
     return PeftModel.from_pretrained(base, folder).eval()
 
 
@@ -153,7 +190,7 @@ def adapter_effect(
     *,
     base: PreTrainedModel | None = None,
 ) -> float:
-    """Largest absolute change of a logit on `text` that the adapter causes; `base` is what a whole model began as.
+    """Largest absolute change of a logit (or of a reward) on `text` by the adapter; a whole model began as `base`.
 
     Raises `EvaluationError` when it is zero or not finite: scores would be the base's, or nonsense.
     """

@@ -5,7 +5,7 @@ choices. The shared part runs as a single row, and its keys and values are hande
 equals the plain forward pass up to rounding, gradients included.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -13,7 +13,6 @@ from transformers import DynamicCache, PreTrainedModel
 
 SHORTEST = 8
 HEAD_ROWS = 1024  # positions whose logits are held at once
-COMPACT_BELOW = 0.75  # share of a decoding batch still alive at which the others leave it
 
 LOGIT_SCALES = (
     "final_logit_softcapping",
@@ -73,29 +72,40 @@ def continuation_logprobs(
 ) -> list[list[tuple[float, bool]]]:
     """Summed log-probability of each continuation of each context, and whether greedy decoding gives it.
 
-    Contexts and continuations are non-empty token ids; each context runs once for all of its
-    continuations, and what the contexts share runs once for all of them.
+    Contexts and continuations are non-empty token ids.
+    """
+    read = [[tokens[:-1] for tokens in group] for group in continuations]
+    flat = [list(tokens) for group in continuations for tokens in group]
+    results = iter(_score(model, branch_states(model, contexts, read), flat))
+    return [[next(results) for _ in group] for group in continuations]
+
+
+def branch_states(
+    model: PreTrainedModel, contexts: Sequence[Sequence[int]], branches: Sequence[Sequence[Sequence[int]]]
+) -> torch.Tensor:
+    """Hidden states [branches, 1 + longest, width] of a context's last token and then of a branch's tokens.
+
+    `branches` has a group for each context. Each context runs once for its group, and what the contexts share
+    runs once for all; gradients flow back through both. What lies behind a shorter branch means nothing.
     """
     last, cache, mask = prefill(model, contexts)
     lengths = torch.tensor([len(context) for context in contexts])
-    owner = torch.tensor([n for n, group in enumerate(continuations) for _ in group])
-    flat = [list(tokens) for group in continuations for tokens in group]
-    states = last[owner][:, None]
-    longest = max(len(tokens) for tokens in flat)
-    if longest > 1:
-        cache.batch_select_indices(owner.to(model.device))
-        more, more_mask = pad_right([tokens[:-1] or [0] for tokens in flat])
-        positions = lengths[owner][:, None] + torch.arange(more.shape[1])
-        outputs = model.base_model(
-            input_ids=more.to(model.device),
-            attention_mask=torch.cat([mask[owner], more_mask], dim=1).to(model.device),
-            position_ids=positions.to(model.device),
-            past_key_values=cache,
-            use_cache=True,
-        )
-        states = torch.cat([states, outputs.last_hidden_state], dim=1)
-    results = iter(_score(model, states, flat))
-    return [[next(results) for _ in group] for group in continuations]
+    owner = torch.tensor([n for n, group in enumerate(branches) for _ in group])
+    flat = [list(tokens) or [0] for group in branches for tokens in group]
+    states = last[owner.to(last.device)][:, None]
+    if not any(tokens for group in branches for tokens in group):
+        return states
+    cache.batch_select_indices(owner.to(model.device))
+    more, more_mask = pad_right(flat)
+    positions = lengths[owner][:, None] + torch.arange(more.shape[1])
+    outputs = model.base_model(
+        input_ids=more.to(model.device),
+        attention_mask=torch.cat([mask[owner], more_mask], dim=1).to(model.device),
+        position_ids=positions.to(model.device),
+        past_key_values=cache,
+        use_cache=True,
+    )
+    return torch.cat([states, outputs.last_hidden_state], dim=1)
 
 
 def prefill(
@@ -120,45 +130,6 @@ def prefill(
         use_cache=True,
     ).last_hidden_state
     return hidden[torch.arange(len(contexts)), lengths - 1 - prefix], cache, mask
-
-
-@torch.inference_mode()
-def greedy(
-    model: PreTrainedModel, contexts: Sequence[Sequence[int]], *, limit: int, ends: Collection[int]
-) -> list[list[int]]:
-    """The likeliest continuation of each context, token by token, up to `limit` tokens or an end token.
-
-    The end token is not part of the result. Rows that have ended leave the batch in bunches, since
-    each leaving copies the cache of the others.
-    """
-    state, cache, mask = prefill(model, contexts)
-    replies: list[list[int]] = [[] for _ in contexts]
-    rows = list(range(len(contexts)))
-    position = torch.tensor([len(context) for context in contexts])
-    ended: set[int] = set()
-    for _ in range(limit):
-        tokens = model.get_output_embeddings()(state).argmax(-1)
-        for row, token in zip(rows, tokens.tolist(), strict=True):
-            if token in ends:
-                ended.add(row)
-            elif row not in ended:
-                replies[row].append(token)
-        kept = [n for n, row in enumerate(rows) if row not in ended]
-        if not kept:
-            break
-        if len(kept) < COMPACT_BELOW * len(rows):
-            cache.batch_select_indices(torch.tensor(kept, device=model.device))
-            rows, mask, position, tokens = [rows[n] for n in kept], mask[kept], position[kept], tokens[kept]
-        mask = torch.cat([mask, torch.ones_like(mask[:, :1])], dim=1)
-        state = model.base_model(
-            input_ids=tokens[:, None],
-            attention_mask=mask.to(model.device),
-            position_ids=position[:, None].to(model.device),
-            past_key_values=cache,
-            use_cache=True,
-        ).last_hidden_state[:, -1]
-        position = position + 1
-    return replies
 
 
 def _score(model: PreTrainedModel, states: torch.Tensor, replies: Sequence[Sequence[int]]) -> list[tuple[float, bool]]:

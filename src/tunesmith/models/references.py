@@ -1,5 +1,6 @@
-"""Model references: a hub id, a path, `bundled:NAME` or a `models:/` URI, resolved to local files."""
+"""Model references: a hub id, a path, `bundled:NAME`, a `models:/` URI or a run, resolved to local files."""
 
+import dataclasses
 import functools
 import json
 import pathlib
@@ -16,8 +17,8 @@ HUB_FILES = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.txt", "*.
 class LocalModel:
     """A base model on this machine.
 
-    `sha256` covers the names and contents of all its files; `revision` is the hub commit, if any;
-    `adapter` is a folder with an adapter to merge on loading, for a base that was itself tuned.
+    `sha256` covers the names and contents of all its files; `revision` is the hub commit, if any. Of a model that
+    was itself tuned, `adapter` is the folder of its adapter, and all else is said of the base below that.
     """
 
     reference: str
@@ -26,6 +27,11 @@ class LocalModel:
     revision: str | None = None
     adapter: pathlib.Path | None = None
 
+    @property
+    def adapter_sha256(self) -> str:
+        """SHA-256 of the adapter's weights; empty without one."""
+        return manifest.sha256_file(self.adapter / "adapter_model.safetensors") if self.adapter else ""
+
 
 def resolve(reference: str, *, revision: str | None = None) -> LocalModel:
     """Find the files a reference names; raises `ModelError` with the remedy when they cannot be had."""
@@ -33,6 +39,8 @@ def resolve(reference: str, *, revision: str | None = None) -> LocalModel:
         return _local(reference, bundled_path(reference.removeprefix("bundled:")))
     if reference.startswith("models:/"):
         return _from_registry(reference)
+    if reference.startswith("runs:/"):
+        return _from_run(reference)
     path = pathlib.Path(reference).expanduser()
     if path.is_dir():
         return _local(reference, path.resolve())
@@ -84,6 +92,22 @@ def _from_registry(reference: str) -> LocalModel:
     base = resolve(stored["reference"], revision=stored["revision"])
     if base.sha256 != stored["sha256"]:
         raise ModelError(f"model.base: {reference}: its base {base.reference} has changed since it was trained")
-    return LocalModel(
-        reference=reference, path=base.path, sha256=base.sha256, revision=base.revision, adapter=package / "adapter"
-    )
+    return dataclasses.replace(base, adapter=package / "adapter")
+
+
+def _from_run(reference: str) -> LocalModel:
+    import mlflow
+
+    try:
+        root = pathlib.Path(mlflow.artifacts.download_artifacts(artifact_uri=f"{reference}/adapter"))
+        file = mlflow.artifacts.download_artifacts(artifact_uri=f"{reference}/experiment.json")
+        recorded = mlflow.get_run(reference.removeprefix("runs:/")).data.tags.get("tunesmith.base_sha256")
+    except (mlflow.exceptions.MlflowException, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise ModelError(f"{reference}: no run of Tunesmith's that kept an adapter ({reason})") from None
+    manifest.verify(root)
+    stored = json.loads(pathlib.Path(file).read_text(encoding="utf-8"))["model"]
+    base = resolve(stored["base"], revision=stored["revision"])
+    if base.sha256 != recorded:
+        raise ModelError(f"{reference}: its base {base.reference} has changed since it was trained")
+    return dataclasses.replace(base, adapter=root)

@@ -67,6 +67,8 @@ def log_training(run: Run, trained: TrainedRun) -> None:
     run.metrics({name: value for name, value in trained.metrics.items() if name not in trained.curves})
     overfit = str(trained.overfit).lower()
     run.tags({"overfit": overfit, "adapter_sha256": trained.adapter_sha256, "engine": trained.engine})
+    if trained.stopped:
+        run.tags({"stopped": trained.stopped})
     if trained.fingerprints:
         run.json(dict(trained.fingerprints), "fingerprints.json")
     train, tune = trained.curves["train/loss"], trained.curves["tune/loss"]

@@ -5,6 +5,7 @@ import enum
 from tunesmith.config import overrides
 from tunesmith.config.experiment import Experiment
 from tunesmith.config.space import SearchSpace
+from tunesmith.errors import ConfigError
 from tunesmith.models.references import resolve
 from tunesmith.progress import Progress, describe
 from tunesmith.records import AuditReport
@@ -54,3 +55,12 @@ def begin_with_earlier(
         progress.note(f"also trying what won sweep {one.run_id} on {data}: {describe(one.params)}")
     if not found:
         progress.note("--warm-start: no earlier sweep on this base has a winner inside the search space")
+
+
+def check_sweepable(experiment: Experiment) -> None:
+    """Refuse a method whose trainings end where their own limit says, which no rung can foresee."""
+    if experiment.method.kind == "rlhf":
+        where = experiment.where("method", "kind")
+        raise ConfigError(
+            f"{where}: rlhf is not swept; sweep sft and reward, and run `tunesmith rlhf` on their winners"
+        )

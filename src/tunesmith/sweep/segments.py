@@ -25,8 +25,7 @@ from tunesmith.sweep.protocol import (
     Train,
 )
 from tunesmith.train.recorder import Recorder
-from tunesmith.train.run import out_of_memory
-from tunesmith.train.slots.coverage import covers
+from tunesmith.train.run import out_of_memory, start_of
 from tunesmith.train.slots.engine import Engine
 from tunesmith.train.slots.passes import Limits
 from tunesmith.train.slots.slot import StepResult
@@ -116,7 +115,7 @@ class Segments:
         """Give each segment its slot, on from its newest checkpoint, or put it in line for TRL."""
         for segment in segments:
             experiment = segment.job.experiment
-            reason = covers(self.bench.base, experiment)
+            reason = self.bench.uncovered(experiment)
             if reason is not None:
                 self.uncovered.append(segment)
                 continue
@@ -221,8 +220,9 @@ class Segments:
         """Train a segment that the engine does not cover; None if the coordinator stopped it."""
         recorder = self._recorder(segment)
         experiment = segment.job.experiment
-        recorder.engine = f"trl: {covers(self.bench.base, experiment)}"
-        training = TrlTraining(self.bench.base, self.bench.tokenizer, experiment, recorder, checkpoints_of(segment))
+        recorder.engine = f"trl: {self.bench.uncovered(experiment)}"
+        base = start_of(self.bench.base, experiment)
+        training = TrlTraining(base, self.bench.tokenizer, experiment, recorder, checkpoints_of(segment))
         last = _last_step(recorder, segment)
         if training.step >= last:
             return paused(recorder, training.step)

@@ -2,6 +2,7 @@
 
 import functools
 import pathlib
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -10,18 +11,26 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from tunesmith.config.experiment import Experiment
 from tunesmith.data.dataset import load_dataset, training_rows
+from tunesmith.data.digest import digest_of
+from tunesmith.data.formats import as_conversation
 from tunesmith.data.split import stratified
 from tunesmith.data.tasks import fewer_items, load_items, load_tasks
 from tunesmith.evaluate.harness import score
+from tunesmith.evaluate.pairs import pair_scores
+from tunesmith.evaluate.replies import reply_scores, together
+from tunesmith.models.decoding import end_tokens
 from tunesmith.models.device import fix_threads, free_memory_mb, keep_memory, place
-from tunesmith.models.loading import adapter_effect, attach_saved, load_base, load_tokenizer, release
+from tunesmith.models.loading import adapter_effect, attach_saved, load_base, load_tokenizer, network_of, release
 from tunesmith.models.measurements import cpu_model, measured_once
 from tunesmith.models.references import resolve
-from tunesmith.records import Scores
-from tunesmith.sweep.protocol import Done, Job, Ready, Sharing
-from tunesmith.train.encode import Encoded, encode_rows, mask_preview, render, supervised_share
+from tunesmith.models.reward import pair_margins
+from tunesmith.records import Row, Scores
+from tunesmith.sweep.protocol import Done, Items, Job, Ready, Sharing
+from tunesmith.train.encode import mask_preview, render, supervised_share
+from tunesmith.train.method import method_of
 from tunesmith.train.recorder import Recorder, Reporter, TrainingData
-from tunesmith.train.run import save_adapter, trained_adapter
+from tunesmith.train.reference import Reference
+from tunesmith.train.run import save_adapter, start_of, trained_adapter
 from tunesmith.train.slots.calibrate import calibrate
 from tunesmith.train.slots.coverage import covers
 from tunesmith.train.slots.engine import DEFAULT_LIMITS, Engine
@@ -44,6 +53,7 @@ class Workbench:
         self.tasks = load_tasks(experiment)
         self.placement = place(experiment.model)
         self.model = resolve(experiment.model.base, revision=experiment.model.revision)
+        self.reference = Reference(digest_of([self.model.sha256, self.model.adapter_sha256]))
         self.tokenizer: PreTrainedTokenizerBase = load_tokenizer(self.model)
         quantise = experiment.adapter.kind == "qlora"
         self.base: PreTrainedModel = load_base(self.model, self.placement, quantise=quantise)
@@ -55,17 +65,18 @@ class Workbench:
     def mask(self, experiment: Experiment) -> tuple[float, str]:
         """Share of the training tokens that count in the loss, and the first row with these marked."""
         tokens = self._tokens("train", experiment.data.train_rows)
-        return supervised_share(tokens), mask_preview(self.dataset.train.rows[0], self.tokenizer)
+        return supervised_share(tokens), mask_preview(as_conversation(self.dataset.train.rows[0]), self.tokenizer)
 
     def execute(self, job: Job, reporter: Reporter) -> Done:
         """Do a job; raises `TunesmithError` when it fails."""
         return self._train(job, reporter) if job.train else Done(self.score(job))
 
     def score(self, job: Job) -> Scores:
-        """Score the base, or the saved adapter that the job names."""
-        if job.adapter is None:
-            return self._score(self.base, job)
-        model = attach_saved(self.base, pathlib.Path(job.adapter))
+        """Score what the training begins with, or the saved adapter that the job names."""
+        adapter = pathlib.Path(job.adapter) if job.adapter else self.model.adapter
+        if adapter is None or (job.adapter is None and job.experiment.method.kind == "reward"):
+            return self._score(start_of(self.base, job.experiment), job)
+        model = attach_saved(self.base, adapter)
         try:
             return self._checked_scores(model, job)
         finally:
@@ -74,14 +85,21 @@ class Workbench:
     def _train(self, job: Job, reporter: Reporter) -> Done:
         recorder = Recorder(self.training_data(job), fractions=job.fractions, reporter=reporter)
         folder = pathlib.Path(job.folder)
-        training = trained_adapter(self.base, self.tokenizer, job.experiment, recorder, folder=folder, slots=job.slots)
+        base = start_of(self.base, job.experiment)
+        training = trained_adapter(base, self.tokenizer, job.experiment, recorder, folder=folder, slots=job.slots)
         with training as (model, trained):
             return Done(self._checked_scores(model, job), trained)
 
     def training_data(self, job: Job) -> TrainingData:
         """The encoded rows of a training job."""
         train = self._tokens("train", job.experiment.data.train_rows)
-        return TrainingData(train=train, tune=self._tokens("tune", job.loss_rows))
+        tune, pad = self._tokens("tune", job.loss_rows), self.tokenizer.pad_token_id
+        end = self.tokenizer.eos_token_id
+        return TrainingData(train, tune, pad=pad, end=end, parent=self.model.adapter, reference=self.reference)
+
+    def uncovered(self, experiment: Experiment) -> str | None:
+        """Why the slots engine does not train an experiment here; None when it does."""
+        return "it goes on with an adapter" if self.model.adapter else covers(self.base, experiment)
 
     def finish(self, model: PreTrainedModel, job: Job, recorder: Recorder) -> Done:
         """Save the adapter of a finished training and score it."""
@@ -96,7 +114,7 @@ class Workbench:
         """How slots should share passes on this machine with this base; measured once per machine and base."""
         rows = self._tokens("train", experiment.data.train_rows)
         row_tokens = sum(len(row.input_ids) for row in rows) / len(rows)
-        if covers(self.base, experiment) is not None:
+        if self.uncovered(experiment) is not None:
             return Sharing(fuse=1, most=1, row_tokens=row_tokens)
         place = f"{torch.cuda.get_device_name()}" if self.base.device.type == "cuda" else cpu_model()
         key = f"{place}, {self.threads} threads, {self.base.dtype}, torch {torch.__version__}, {self.model.sha256[:16]}"
@@ -112,22 +130,67 @@ class Workbench:
         evaluation, items = self.experiment.evaluation, job.items
         tasks = {name: self.tasks[name] for name in job.tasks or evaluation.tasks}
         split = "tune" if items in {"trial", "confirmation"} else items
+        own = None if job.tasks else OWN_SCORES.get(self.experiment.method.kind)
+        if not tasks and own is not None:
+            return own(self, model, items, split)
         chosen = load_items(tasks, self.experiment, split)
         if split != items:
             chosen = fewer_items(chosen, tasks, self.experiment, keep_primary=items == "confirmation")
-        return score(model, self.tokenizer, tasks, chosen, split=split, batch_size=evaluation.batch_size)
+        scores = score(model, self.tokenizer, tasks, chosen, split=split, batch_size=evaluation.batch_size)
+        return scores if own is None else together(scores, own(self, model, items, split))
+
+    def judged_rows(self, items: Items, split: str) -> Sequence[Row]:
+        """The rows that a method's own task is scored on; a trial is scored on a few."""
+        rows: Sequence[Row] = getattr(self.dataset, split).rows
+        if items == "trial":
+            return stratified(rows, self.experiment.evaluation.trial_items, by=self.experiment.data.stratify_by)
+        return rows
 
     @functools.cached_property
     def probe(self) -> str:
         """The text on which an adapter must change the logits."""
-        return render(self.dataset.tune.rows[0]["messages"], self.tokenizer)
+        return render(as_conversation(self.dataset.tune.rows[0])["messages"], self.tokenizer)
 
     @functools.lru_cache(maxsize=4)  # noqa: B019 - lives as long as the worker
-    def _tokens(self, split: str, count: int | None) -> list[Encoded]:
+    def _tokens(self, split: str, count: int | None) -> Sequence[Any]:
         config = self.experiment.data
         if split == "train":
             rows = training_rows(self.dataset, config.model_copy(update={"train_rows": count})).rows
         else:
             rows = self.dataset.tune.rows
             rows = stratified(rows, count, by=config.stratify_by) if count else rows
-        return encode_rows(rows, self.tokenizer, max_length=self.experiment.model.max_length)
+        encode = method_of(self.experiment).encode
+        return encode(rows, self.tokenizer, max_length=self.experiment.model.max_length)
+
+
+def _pairs(bench: Workbench, model: PreTrainedModel, items: Items, split: str) -> Scores:
+    """Score a reward model on the pairs of a split."""
+    rows, length = bench.judged_rows(items, split), bench.experiment.model.max_length
+    pairs = method_of(bench.experiment).encode(rows, bench.tokenizer, max_length=length)
+    margins = pair_margins(network_of(model), pairs, batch_size=bench.experiment.evaluation.batch_size)
+    settings = {"chat_template": bench.tokenizer.chat_template, "max_length": length}
+    return pair_scores(rows, margins, split=split, settings=settings)
+
+
+def _replies(bench: Workbench, model: PreTrainedModel, items: Items, split: str) -> Scores:
+    """Score a policy by the reward model that it is trained with."""
+    from tunesmith.train.rlhf import config_of, judge_of
+
+    rows, method = bench.judged_rows(items, split), config_of(bench.experiment)
+    length = bench.experiment.model.max_length
+    prompts = method_of(bench.experiment).encode(rows, bench.tokenizer, max_length=length)
+    network = network_of(model)
+    return reply_scores(
+        network,
+        judge_of(bench.experiment),
+        rows,
+        prompts,
+        split=split,
+        limit=method.max_reply,
+        ends={*end_tokens(network), bench.tokenizer.eos_token_id},
+        settings={"reward_model": method.reward_model, "max_length": length},
+    )
+
+
+OWN_SCORES = {"reward": _pairs, "rlhf": _replies}
+"""How methods that bring a task with them are scored on it."""

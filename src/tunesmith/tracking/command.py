@@ -22,9 +22,9 @@ def changes(experiment: Experiment, under: str | tuple[str, ...] = "") -> dict[s
     """The fields, their names beginning so, that differ from the experiment's file, each with its value as text."""
     original = Experiment.from_yaml(experiment.path)
     return {
-        name: _text(overrides.get(experiment, name))
-        for name in overrides.field_names(under)
-        if overrides.get(experiment, name) != overrides.get(original, name)
+        name: _text(value)
+        for name, value in overrides.values_of(experiment, under).items()
+        if value != overrides.values_of(original, under).get(name)
     }
 
 

@@ -10,12 +10,14 @@ from mlflow.exceptions import MlflowException
 from tunesmith import manifest
 from tunesmith.errors import TrackingError
 from tunesmith.records import Scores
+from tunesmith.stats.paired import paired_difference
 from tunesmith.tracking import store
 from tunesmith.tracking.runs import TAG, Run, attach
 
 ARTIFACT = "evaluation/samples.json"
 BASE = "none"
 """The tag `adapter_sha256` of a run on which the base itself was scored."""
+ONE_SIDED = 0.975
 NEWEST_FIRST = ["attributes.start_time DESC"]
 
 
@@ -43,6 +45,26 @@ def log_scores_of(run: Run, scores: Scores, adapter: pathlib.Path | None) -> Non
     sha256 = BASE if adapter is None else manifest.sha256_file(adapter / "adapter_model.safetensors")
     run.tags({"adapter_sha256": sha256})
     log_scores(run, scores)
+
+
+def log_change(run: Run, before: Scores, after: Scores) -> list[str]:
+    """Log what a training changed, so that a reward which was hacked shows beside what it cost.
+
+    Metrics `before/...`, and of each score `change/...` with its 95% interval (`..._low`, `..._high`, groups
+    resampled); returns the changes as lines of text.
+    """
+    run.metrics({f"before/{name}": value for name, value in before.metrics.items()})
+    lines = []
+    for task, items in after.items.items():
+        for metric in next(iter(items.values())):
+            mine, theirs = (
+                {name: values[metric] for name, values in scores.items[task].items()} for scores in (after, before)
+            )
+            found = paired_difference(mine, theirs, after.groups, confidence=ONE_SIDED)
+            name = f"change/{task}/{metric}"
+            run.metrics({name: found.mean, f"{name}_low": found.low, f"{name}_high": found.high})
+            lines.append(f"{task}/{metric} {found.mean:+.3f}, 95% interval {found.low:+.3f} to {found.high:+.3f}")
+    return lines
 
 
 def scored_runs(adapter_sha256: str) -> list[ScoredRun]:

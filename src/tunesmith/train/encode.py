@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from transformers import PreTrainedTokenizerBase
 
@@ -9,6 +10,22 @@ from tunesmith.errors import DataError
 from tunesmith.records import Row
 
 IGNORED = -100
+
+
+class Tokens(Protocol):
+    """An encoded row, whatever the method."""
+
+    @property
+    def input_ids(self) -> list[int]:
+        """All its tokens."""
+
+    @property
+    def supervised(self) -> int:
+        """How many of them count in the loss."""
+
+    @property
+    def truncated(self) -> bool:
+        """Whether it was cut."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +64,7 @@ def encode_row(row: Row, tokenizer: PreTrainedTokenizerBase, *, max_length: int)
     return Encoded(ids[:max_length], labels[:max_length], truncated=len(ids) > max_length)
 
 
-def supervised_share(rows: Sequence[Encoded]) -> float:
+def supervised_share(rows: Sequence[Tokens]) -> float:
     """Share of all tokens that count in the loss."""
     return sum(row.supervised for row in rows) / max(1, sum(len(row.input_ids) for row in rows))
 

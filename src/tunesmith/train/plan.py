@@ -7,11 +7,13 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from tunesmith.config.experiment import AdapterConfig, Experiment
 from tunesmith.data.dataset import load_dataset, training_rows
+from tunesmith.data.formats import as_conversation
 from tunesmith.models.device import place
 from tunesmith.models.loading import attach_fresh, load_tokenizer, trained_weights
 from tunesmith.models.references import LocalModel, resolve
-from tunesmith.train.encode import encode_rows, mask_preview, supervised_share
+from tunesmith.train.encode import mask_preview, supervised_share
 from tunesmith.train.memory import estimate_memory
+from tunesmith.train.method import method_of, steps_of
 
 
 @dataclass(frozen=True)
@@ -39,25 +41,25 @@ def make_plan(experiment: Experiment) -> Plan:
     model = resolve(experiment.model.base, revision=experiment.model.revision)
     tokenizer = load_tokenizer(model)
     rows = training_rows(dataset, experiment.data).rows
-    encoded = encode_rows(rows, tokenizer, max_length=experiment.model.max_length)
+    encoded = method_of(experiment).encode(rows, tokenizer, max_length=experiment.model.max_length)
     parameters, trainable = count_parameters(model, experiment.adapter)
     longest = (max(len(row.input_ids) for row in encoded), max(row.supervised for row in encoded))
     config = AutoConfig.from_pretrained(model.path).get_text_config()
     needed = estimate_memory(experiment, config, weights=(parameters, trainable), row=longest)
-    per_epoch = -(-len(rows) // experiment.method.batch_size)
+    steps = steps_of(experiment, len(encoded))
     return Plan(
         placement=placement.describe(),
         parameters=parameters,
         trainable=trainable,
         rows={split.name: len(split.rows) for split in dataset.splits},
-        training_rows=len(rows),
+        training_rows=len(encoded),
         tokens=sum(len(row.input_ids) for row in encoded),
         supervised_share=supervised_share(encoded),
         truncated=sum(row.truncated for row in encoded),
-        steps=per_epoch * experiment.method.epochs,
-        steps_per_epoch=per_epoch,
+        steps=steps,
+        steps_per_epoch=steps // experiment.method.epochs,
         memory_mb=needed / 2**20,
-        preview=mask_preview(rows[0], tokenizer),
+        preview=mask_preview(as_conversation(rows[0]), tokenizer),
     )
 
 

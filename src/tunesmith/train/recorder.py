@@ -5,7 +5,7 @@ import pathlib
 import resource
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
@@ -16,7 +16,8 @@ from tunesmith.errors import TrainingError
 from tunesmith.models.loading import trained_weights
 from tunesmith.records import TrainedRun
 from tunesmith.train.curves import marks, overfitting_step
-from tunesmith.train.encode import Encoded, supervised_share
+from tunesmith.train.encode import supervised_share
+from tunesmith.train.reference import Reference
 
 
 class Reporter(Protocol):
@@ -36,8 +37,16 @@ class Reporter(Protocol):
 class TrainingData:
     """Encoded rows: what is trained on, and what the tune loss is measured on."""
 
-    train: Sequence[Encoded]
-    tune: Sequence[Encoded]
+    train: Sequence[Any]
+    tune: Sequence[Any]
+    pad: int = 0
+    """The token that rows of a batch are filled up with."""
+    end: int = 0
+    """The token that ends a reply."""
+    parent: pathlib.Path | None = None
+    """The folder of the adapter that the training goes on with, if it does."""
+    reference: Reference = field(default_factory=Reference)
+    """What the policy that the training begins with thinks of replies."""
 
 
 class Recorder:
@@ -47,6 +56,7 @@ class Recorder:
         self.data, self.fractions, self.reporter = data, fractions, reporter
         self.engine = ""
         self.weights: tuple[int, int] | None = None
+        self.stopped = ""
         self.curves: dict[str, list[tuple[int, float]]] = {}
         self.marks: dict[int, float] = {}
         self.fingerprints: dict[int, str] = {}
@@ -83,16 +93,17 @@ class Recorder:
         check_finite(values["train/loss"], step=step)
         self._record(values, step)
 
-    def tune_loss(self, loss: float, *, step: int) -> None:
-        """Report the tune loss at one of `marks`."""
+    def tuned(self, values: Mapping[str, float], *, step: int) -> None:
+        """Report the tune loss, and what else was measured with it, at one of `marks`."""
+        loss = values["tune/loss"]
         check_finite(loss, step=step)
-        self._record({"tune/loss": loss}, step)
+        self._record(values, step)
         self.reporter.rung(self.marks[step], step=step, tune_loss=loss)
 
-    def _record(self, values: dict[str, float], step: int) -> None:
+    def _record(self, values: Mapping[str, float], step: int) -> None:
         for name, value in values.items():
             self.curves.setdefault(name, []).append((step, value))
-        self.reporter.metrics(values, step=step)
+        self.reporter.metrics(dict(values), step=step)
 
     def finish(self, model: PreTrainedModel, adapter: pathlib.Path) -> TrainedRun:
         """The record of the whole training; `weights` counts what was trained where other than that is saved."""
@@ -115,6 +126,7 @@ class Recorder:
             curves={name: tuple(points) for name, points in self.curves.items()},
             overfit=overfitting_step(self.curves["train/loss"], self.curves["tune/loss"]) is not None,
             engine=self.engine,
+            stopped=self.stopped,
             fingerprints=dict(self.fingerprints),
         )
 

@@ -6,11 +6,13 @@ import time
 from collections.abc import Iterator
 
 import torch
+from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from tunesmith import manifest
 from tunesmith.config.experiment import Experiment
 from tunesmith.errors import TrainingError
+from tunesmith.models.reward import with_head
 from tunesmith.records import TrainedRun
 from tunesmith.train.checkpoint import room_for
 from tunesmith.train.memory import out_of_memory_text
@@ -39,7 +41,8 @@ def trained_adapter(
     rest, and the record's `engine` says why. Raises `TrainingError` for a non-finite loss or when memory
     runs out.
     """
-    reason = covers(base, experiment) if slots else ""
+    parent = recorder.data.parent
+    reason = ("it goes on with an adapter" if parent else covers(base, experiment)) if slots else ""
     if reason is None:
         way = _in_slot(base, experiment, recorder)
     else:
@@ -53,7 +56,8 @@ def save_adapter(model: PreTrainedModel, recorder: Recorder, folder: pathlib.Pat
     """Save a trained adapter in `folder`, whole or not at all; returns the record of its training."""
     target = folder / "adapter"
     with room_for(target), manifest.writing(target) as aside:
-        model.save_pretrained(aside, safe_serialization=True)
+        own = {"selected_adapters": ["default"]} if isinstance(model, PeftModel) else {}  # no reference beside it
+        model.save_pretrained(aside, safe_serialization=True, **own)
     return recorder.finish(model, target)
 
 
@@ -80,3 +84,8 @@ def _in_slot(base: PreTrainedModel, experiment: Experiment, recorder: Recorder) 
         training.take(result, seconds=time.perf_counter() - began)
     with training.attached() as model:
         yield model
+
+
+def start_of(base: PreTrainedModel, experiment: Experiment) -> PreTrainedModel:
+    """What an experiment trains an adapter on: the base, or the base's layers under a reward head."""
+    return with_head(base, seed=experiment.seed) if experiment.method.kind == "reward" else base

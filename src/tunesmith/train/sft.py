@@ -11,11 +11,12 @@ from trl import SFTConfig, SFTTrainer
 
 from tunesmith.config.experiment import Experiment
 from tunesmith.models.loading import network_of
-from tunesmith.train.encode import Encoded
-from tunesmith.train.loss import supervised_nll
+from tunesmith.train.arguments import arguments
+from tunesmith.train.encode import Encoded, encode_rows
+from tunesmith.train.loss import mean_loss, supervised_nll
+from tunesmith.train.method import Method
 from tunesmith.train.order import EpochOrder
-
-SCHEDULERS = {"linear": "linear", "cosine": "cosine", "constant": "constant_with_warmup"}
+from tunesmith.train.recorder import TrainingData
 
 
 class OrderedSFTTrainer(SFTTrainer):
@@ -48,49 +49,30 @@ def build_trainer(
     experiment: Experiment,
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    rows: Sequence[Encoded],
+    data: TrainingData,
     *,
     folder: pathlib.Path,
     callbacks: Sequence[TrainerCallback],
 ) -> SFTTrainer:
     """A trainer over encoded rows that writes nothing by itself but into `folder`."""
-    on_cpu = model.device.type == "cpu"
-    trainer_class = SupervisedSFTTrainer if on_cpu else OrderedSFTTrainer
-    data = Dataset.from_dict({"input_ids": [r.input_ids for r in rows], "labels": [r.labels for r in rows]})
-    trainer = trainer_class(
+    trainer_class = SupervisedSFTTrainer if model.device.type == "cpu" else OrderedSFTTrainer
+    rows = data.train
+    columns = {"input_ids": [row.input_ids for row in rows], "labels": [row.labels for row in rows]}
+    return trainer_class(
         model=model,
-        args=arguments(experiment, folder=folder, on_cpu=on_cpu, bfloat16=model.dtype == torch.bfloat16),
-        train_dataset=data,
+        # rows are cut, and counted, when they are encoded
+        args=SFTConfig(**arguments(experiment, model, folder), max_length=None),
+        train_dataset=Dataset.from_dict(columns),
         processing_class=tokenizer,
         callbacks=list(callbacks),
     )
-    return trainer
 
 
-def arguments(experiment: Experiment, *, folder: pathlib.Path, on_cpu: bool, bfloat16: bool) -> SFTConfig:
-    """The experiment's method in TRL's terms; what differs from TRL's defaults differs knowingly."""
-    method = experiment.method
-    micro_batch = method.micro_batch or method.batch_size
-    return SFTConfig(
-        output_dir=str(folder),
-        per_device_train_batch_size=micro_batch,
-        gradient_accumulation_steps=method.batch_size // micro_batch,
-        learning_rate=method.learning_rate,
-        num_train_epochs=method.epochs,
-        weight_decay=method.weight_decay,
-        lr_scheduler_type=SCHEDULERS[method.scheduler],
-        warmup_steps=method.warmup,
-        max_grad_norm=method.max_grad_norm,
-        gradient_checkpointing=method.gradient_checkpointing,
-        max_length=None,  # rows are cut, and counted, when they are encoded
-        bf16=bfloat16 and not on_cpu,
-        use_cpu=on_cpu,
-        seed=experiment.seed,
-        data_seed=experiment.seed,
-        logging_steps=1,
-        logging_nan_inf_filter=False,  # the filter reports a loss of NaN as 0
-        save_strategy="no",
-        report_to="none",
-        disable_tqdm=True,
-        dataloader_pin_memory=not on_cpu,
-    )
+def measure(
+    model: PreTrainedModel, rows: Sequence[Encoded], *, experiment: Experiment, data: TrainingData
+) -> dict[str, float]:
+    """The mean loss in nats per supervised token."""
+    return {"tune/loss": mean_loss(network_of(model), rows, pad=data.pad, batch_size=experiment.evaluation.batch_size)}
+
+
+METHOD = Method(encode=encode_rows, build_trainer=build_trainer, measure=measure)

@@ -13,15 +13,12 @@ from transformers.trainer_callback import PrinterCallback
 
 from tunesmith import manifest
 from tunesmith.config.experiment import Experiment
-from tunesmith.models.loading import as_saved, attach_fresh, full_copy, network_of, release, trained_weights
+from tunesmith.models.loading import as_saved, attach_fresh, full_copy, release, trained_weights
 from tunesmith.train import checkpoint as checkpoints
-from tunesmith.train.loss import mean_loss
+from tunesmith.train.method import LOGGED, method_of, steps_of
 from tunesmith.train.optimiser import prepare
-from tunesmith.train.order import steps_per_epoch
 from tunesmith.train.recorder import Recorder
-from tunesmith.train.sft import build_trainer
 
-LOGGED = {"loss": "train/loss", "learning_rate": "train/learning_rate", "grad_norm": "train/grad_norm"}
 RECORD = "recorder.json"
 
 
@@ -42,9 +39,7 @@ class TrlTraining:
         if self.found:
             recorder.restore(json.loads((self.found / RECORD).read_text(encoding="utf-8")))
         self.step = recorder.curves["train/loss"][-1][0] if self.found else 0
-        method = experiment.method
-        steps = steps_per_epoch(len(recorder.data.train), method.batch_size) * method.epochs
-        recorder.begin(steps, step=self.step)
+        recorder.begin(steps_of(experiment, len(recorder.data.train)), step=self.step)
 
     @contextlib.contextmanager
     def run(self, stop: Callable[[int], bool] = lambda _: False) -> Iterator[PreTrainedModel]:
@@ -52,34 +47,41 @@ class TrlTraining:
 
         Stopped before its end, the training is saved below the folder.
         """
-        begin = full_copy if self.experiment.adapter.kind == "full" else attach_fresh
-        model = begin(self.base, self.experiment.adapter, seed=self.experiment.seed)
+        model = self._begin()
         try:
-            watch = Watch(self.recorder, stop, pad=self.tokenizer.pad_token_id, batch_size=self._scored_at_once)
+            watch = Watch(self.recorder, stop, self.experiment)
             with _quiet():
-                trainer = build_trainer(
+                trainer = method_of(self.experiment).build_trainer(
                     self.experiment,
                     model,
                     self.tokenizer,
-                    self.recorder.data.train,
+                    self.recorder.data,
                     folder=self.folder / "trl",
                     callbacks=[watch],
                 )
                 trainer.remove_callback(PrinterCallback)
                 prepare(trainer, self.experiment)
                 trainer.train(resume_from_checkpoint=str(self.found) if self.found else None)
-            if trainer.state.global_step < trainer.state.max_steps:
-                self._keep(self.folder / "trl" / f"checkpoint-{trainer.state.global_step}")
+            step = trainer.state.global_step
+            if watch.paused:
+                self._keep(self.folder / "trl" / f"checkpoint-{step}")
             else:
+                if step < trainer.state.max_steps:  # the method ended it early
+                    reasons = [getattr(callback, "reason", "") for callback in trainer.callback_handler.callbacks]
+                    self.recorder.stopped = next(filter(None, reasons), "")
+                    self.recorder.marks[step] = 1.0
+                    watch.measure(model, step)
                 self.recorder.weights = trained_weights(model)
                 model = as_saved(model, self.base)
             yield model.eval()
         finally:
             release(model)
 
-    @property
-    def _scored_at_once(self) -> int:
-        return self.experiment.evaluation.batch_size
+    def _begin(self) -> PreTrainedModel:
+        adapter, seed, parent = self.experiment.adapter, self.experiment.seed, self.recorder.data.parent
+        if adapter.kind == "full":
+            return full_copy(self.base, adapter, seed=seed)
+        return attach_fresh(self.base, adapter, seed=seed, parent=parent)
 
     def _keep(self, written: pathlib.Path) -> None:
         """Turn what the trainer wrote into a checkpoint that is whole or absent."""
@@ -107,10 +109,12 @@ def _quiet() -> Iterator[None]:
 
 
 class Watch(TrainerCallback):
-    """Follows a TRL training for a recorder: its steps, and the tune loss at the recorder's marks."""
+    """Follows a TRL training for a recorder: its steps, and the objective on tune rows at the recorder's marks."""
 
-    def __init__(self, recorder: Recorder, stop: Callable[[int], bool], *, pad: int, batch_size: int) -> None:
-        self.recorder, self.stop, self.pad, self.batch_size = recorder, stop, pad, batch_size
+    def __init__(self, recorder: Recorder, stop: Callable[[int], bool], experiment: Experiment) -> None:
+        self.recorder, self.stop, self.experiment = recorder, stop, experiment
+        self.method = method_of(experiment)
+        self.paused = False
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Start the clock of a step."""
@@ -120,21 +124,23 @@ class Watch(TrainerCallback):
         """Stop the clock of a step; end the training here if that is asked for."""
         self.recorder.stop_clock()
         if state.global_step < state.max_steps and self.stop(state.global_step):
-            control.should_save = control.should_training_stop = True
+            self.paused = control.should_save = control.should_training_stop = True
 
     def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Report a step, and measure tune loss where a mark stands (after its train loss is known)."""
+        """Report a step, and measure on tune rows where a mark stands (after its train loss is known)."""
         logs = kwargs["logs"]
         if "loss" not in logs:
             return
         self.recorder.tokens = int(logs.get("num_tokens", self.recorder.tokens))
-        values = {name: float(logs[key]) for key, name in LOGGED.items() if key in logs}
+        names = {**LOGGED, **self.method.logged}
+        values = {name: float(logs[key]) for key, name in names.items() if logs.get(key) is not None}
         self.recorder.step(values, step=state.global_step)
         if state.global_step in self.recorder.marks:
-            self._measure(kwargs["model"], state.global_step)
+            self.measure(kwargs["model"], state.global_step)
 
-    def _measure(self, model: PreTrainedModel, step: int) -> None:
-        model.eval()
-        loss = mean_loss(network_of(model), self.recorder.data.tune, pad=self.pad, batch_size=self.batch_size)
+    def measure(self, model: PreTrainedModel, step: int) -> None:
+        """Measure the objective on tune rows."""
+        data = self.recorder.data
+        values = self.method.measure(model.eval(), data.tune, experiment=self.experiment, data=data)
         model.train()
-        self.recorder.tune_loss(loss, step=step)
+        self.recorder.tuned(values, step=step)

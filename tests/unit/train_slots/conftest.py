@@ -6,7 +6,8 @@ from torch.nn.utils import clip_grad_norm_
 from transformers import get_scheduler
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
-from tunesmith.config.experiment import AdapterConfig, SftConfig
+from tunesmith.config.experiment import AdapterConfig
+from tunesmith.config.method import SftConfig
 from tunesmith.models.loading import attach_fresh, detach
 from tunesmith.train.encode import IGNORED, Encoded
 from tunesmith.train.loss import collate

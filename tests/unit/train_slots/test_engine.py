@@ -7,7 +7,8 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, Mi
 
 from tunesmith import manifest
 from tunesmith.config import Experiment, overrides
-from tunesmith.config.experiment import AdapterConfig, SftConfig
+from tunesmith.config.experiment import AdapterConfig
+from tunesmith.config.method import SftConfig
 from tunesmith.errors import TrainingError
 from tunesmith.train import checkpoint
 from tunesmith.train.loss import mean_loss

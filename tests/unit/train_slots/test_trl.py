@@ -6,7 +6,8 @@ from datasets import Dataset
 from transformers import AutoModelForCausalLM
 from trl import SFTConfig, SFTTrainer
 
-from tunesmith.config.experiment import AdapterConfig, SftConfig
+from tunesmith.config.experiment import AdapterConfig
+from tunesmith.config.method import SftConfig
 from tunesmith.models.loading import attach_fresh, detach
 from tunesmith.train.order import EpochOrder
 from tunesmith.train.sft import SCHEDULERS

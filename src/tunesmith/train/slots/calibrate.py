@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import torch
 
-from tunesmith.config.experiment import AdapterConfig, SftConfig
+from tunesmith.config.experiment import AdapterConfig
+from tunesmith.config.method import SftConfig
 from tunesmith.train.encode import IGNORED, Encoded
 from tunesmith.train.slots.engine import Engine
 from tunesmith.train.slots.network import Network

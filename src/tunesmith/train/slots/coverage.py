@@ -17,6 +17,8 @@ PROJECTIONS = {member for members in MEMBERS.values() for member in members}
 
 def covers(model: PreTrainedModel, experiment: Experiment) -> str | None:
     """Why the engine does not train this experiment on this base; None when it does."""
+    if experiment.method.kind != "sft":
+        return f"method.kind {experiment.method.kind}"
     if experiment.method.gradient_checkpointing:
         return "method.gradient_checkpointing"
     return covers_model(model) or covers_adapter(model, experiment.adapter)

@@ -2,7 +2,7 @@
 
 import math
 
-from tunesmith.config.experiment import SftConfig
+from tunesmith.config.method import SftConfig
 
 
 def warmup_steps(method: SftConfig, total: int) -> int:

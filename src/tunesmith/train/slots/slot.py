@@ -10,7 +10,8 @@ from typing import Any
 
 import torch
 
-from tunesmith.config.experiment import AdapterConfig, Experiment, SftConfig
+from tunesmith.config.experiment import AdapterConfig, Experiment
+from tunesmith.config.method import SftConfig
 from tunesmith.errors import TrainingError
 from tunesmith.train.checkpoint import Checkpoint
 from tunesmith.train.encode import Encoded
@@ -32,6 +33,7 @@ class Plan:
     @classmethod
     def of(cls, experiment: Experiment, rows: Sequence[Encoded]) -> "Plan":
         """The plan of an experiment over its encoded training rows."""
+        assert isinstance(experiment.method, SftConfig)  # noqa: S101 - the engine covers nothing else
         return cls(rows, experiment.adapter, experiment.method, experiment.seed)
 
     @property

@@ -87,7 +87,7 @@ class SlotTraining:
             recorder.fingerprints[result.step] = self.slot.fingerprint()
         if result.step in recorder.marks:
             loss = self.engine.tune_loss([self.key], recorder.data.tune)[self.key]
-            recorder.tune_loss(loss, step=result.step)
+            recorder.tuned({"tune/loss": loss}, step=result.step)
 
     def save(self) -> None:
         """Write a checkpoint, unless the newest one is of this very step."""

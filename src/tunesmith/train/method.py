@@ -1,0 +1,56 @@
+"""What each method gives the training: how rows become tokens, a trainer, and how its objective is measured."""
+
+import importlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from peft import PeftModel
+
+from tunesmith.config.experiment import Experiment
+from tunesmith.errors import ConfigError
+from tunesmith.train.order import steps_per_epoch
+from tunesmith.train.recorder import TrainingData
+
+LOGGED = {"loss": "train/loss", "learning_rate": "train/learning_rate", "grad_norm": "train/grad_norm"}
+MODULES = {kind: f"tunesmith.train.{kind}" for kind in ("sft", "kto", "reward", "rlhf")}
+"""The module of each method, by its kind; it defines `METHOD`."""
+
+
+class Measure(Protocol):
+    """Measures an objective on rows."""
+
+    def __call__(
+        self, model: PeftModel, rows: Sequence[Any], *, experiment: Experiment, data: TrainingData
+    ) -> Mapping[str, float]:
+        """`tune/loss`, lower is better, and perhaps more; the model is in evaluation mode."""
+
+
+@dataclass(frozen=True)
+class Method:
+    """One way of training. All have the same shape, so that one loop trains by each."""
+
+    encode: Callable[..., Sequence[Any]]
+    """(rows, tokenizer, *, max_length) → what is trained on; raises `DataError` for a row that does not fit."""
+    build_trainer: Callable[..., Any]
+    """(experiment, model, tokenizer, data, *, folder, callbacks) → a TRL trainer that writes only into `folder`."""
+    measure: Measure
+    whole_batches: bool = False
+    """Whether rows that do not fill a batch are left out of an epoch."""
+    logged: Mapping[str, str] = field(default_factory=dict)
+    """Our names of what TRL logs each step, besides `LOGGED`."""
+
+
+def steps_of(experiment: Experiment, rows: int) -> int:
+    """Optimiser steps of a training over so many encoded rows; raises `ConfigError` when there are none."""
+    size = experiment.method.batch_size
+    per_epoch = rows // size if method_of(experiment).whole_batches else steps_per_epoch(rows, size)
+    if not per_epoch:
+        raise ConfigError(f"method.batch_size: {size} is more than the {rows} training rows; lower it")
+    return per_epoch * experiment.method.epochs
+
+
+def method_of(experiment: Experiment) -> Method:
+    """The method of an experiment; its trainer is imported now."""
+    method: Method = importlib.import_module(MODULES[experiment.method.kind]).METHOD
+    return method
