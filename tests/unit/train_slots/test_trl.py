@@ -9,8 +9,8 @@ from trl import SFTConfig, SFTTrainer
 from tunesmith.config.experiment import AdapterConfig
 from tunesmith.config.method import SftConfig
 from tunesmith.models.loading import attach_fresh, detach
+from tunesmith.train.arguments import SCHEDULERS
 from tunesmith.train.order import EpochOrder
-from tunesmith.train.sft import SCHEDULERS
 from tunesmith.train.slots.engine import Engine
 from tunesmith.train.slots.slot import Plan
 
