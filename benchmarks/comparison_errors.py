@@ -3,11 +3,11 @@
     python benchmarks/comparison_errors.py [--comparisons 200]
     python benchmarks/comparison_errors.py --record RUN RUN RUN   # take the items from other scored runs
 
-Simulated from real results: `comparison_items.json` holds what three adapters of the bundled 135M model, trained from
-three seeds, scored on each item of the demo's tune rows. A simulated model answers every group of rows as one of the
-three did, drawn by chance for each group anew, so that all simulated models are equally good on every item while
-their answers differ as those of real models do, and rows of a group go right or wrong together. The groups are drawn
-with replacement, so that the items differ too.
+Simulated from real results: `comparison_items.json` holds what three adapters of the bundled 135M model scored on each
+item of the demo's tune rows; two were trained alike from two seeds, one on fewer rows. A simulated model answers every
+group of rows as one of the three did, drawn by chance for each group anew, so that all simulated models are equally
+good on every item while their answers differ as those of real models do, and rows of a group go right or wrong
+together. The groups are drawn with replacement, so that the items differ too.
 
 Two such models are compared by the code of `tunesmith compare`, all metrics at once. Declared: any metric comes out
 better or worse. Naive: the models' means of the primary metric differ. Without Holm: some metric's own p-value is

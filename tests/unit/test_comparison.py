@@ -233,4 +233,4 @@ def test_two_identical_models_are_rarely_told_apart_and_naively_nearly_always():
     spec.loader.exec_module(simulation)
     found = simulation.simulate(simulation.recorded(), 120, seed=3, metrics=("intent/exact_match", "reply/rouge_l"))
     assert found["declared"] <= 0.1
-    assert found["naive"] >= 0.7
+    assert found["naive"] >= 0.8
