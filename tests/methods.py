@@ -11,6 +11,7 @@ WORDS = ("bill", "meter", "leak", "move", "plan", "tree", "panel", "lamp", "pump
 TASK = "measure: extract\nanswer: intent\npattern: 'Route: ([a-z]+)\\s*$'\nmax_tokens: 4\n"
 METHODS: dict[str, dict[str, Any]] = {
     "sft": {"learning_rate": 2e-2, "epochs": 3},
+    "dpo": {"learning_rate": 1e-2, "epochs": 2},
     "kto": {"learning_rate": 1e-2, "epochs": 2},
     "reward": {"learning_rate": 1e-2, "epochs": 4},
     "rlhf": {"learning_rate": 3e-2, "epochs": 2, "replies": 8, "max_reply": 4, "beta": 1e-3, "warmup": 0.0},

@@ -18,7 +18,7 @@ from tunesmith.sweep.protocol import Job
 from tunesmith.tracking import runs, store
 from tunesmith.tracking.runs import Run
 
-KINDS = ("sft", "kto", "reward", "rlhf", "confirmation", "trial")
+KINDS = ("sft", "dpo", "kto", "reward", "rlhf", "confirmation", "trial")
 LOSS = "train/loss"
 CLOSE = 1e-3  # relative difference of a step's loss that rounding may explain
 LOSS_ROWS = 4  # tune loss takes no part in the training

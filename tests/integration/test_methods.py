@@ -130,7 +130,7 @@ def as_saved(name):
 
 
 QUESTION = {"question": "?", "choices": ["a", "b"], "answer": 0}
-WRONG = [("sft", "pairs"), ("kto", "conversations"), ("reward", "conversations"), ("rlhf", "questions")]
+WRONG = [("sft", "pairs"), *((kind, "conversations") for kind in ("dpo", "kto", "reward")), ("rlhf", "questions")]
 ROWS = {
     "pairs": (pairs, "is a preference pair, and method sft trains on a conversation; use method.kind"),
     "conversations": (conversations, "is a conversation, and method {} trains on"),
@@ -165,6 +165,8 @@ def test_equal_replies_are_refused_with_their_line(tmp_path):
         ("kto", {"micro_batch": 1}, r"method: micro_batch 1 leaves KTO nothing to estimate the KL divergence from"),
         ("kto", {"batch_size": 1}, r"method: batch_size 1 leaves KTO nothing"),
         ("kto", {"beta": 0.0}, r"method\.beta: input should be greater than 0, not 0\.0"),
+        ("dpo", {"beta": 0.0}, r"method\.beta: input should be greater than 0, not 0\.0"),
+        ("dpo", {"label_smoothing": 0.1}, r"method: loss sigmoid heeds no label_smoothing; use loss robust"),
         ("reward", {"beta": 0.1}, r"method\.beta: unknown key; known here: "),
         ("rlhf", {}, r"method\.reward_model: is required"),
         ("rlhf", {"reward_model": "x", "replies": 1}, r"method\.replies: input should be greater than or equal to 2"),
@@ -250,3 +252,31 @@ def test_the_reference_values_are_those_of_the_policy_before_training(outcome_of
     logs = outcome.bench.base(ids).logits[0].float().log_softmax(-1)
     expected = sum(logs[len(row.prompt) - 1 + n, token].item() for n, token in enumerate(row.reply))
     assert data.reference.of([(row.prompt, row.reply)])[0] == pytest.approx(expected, abs=1e-3)
+
+
+@pytest.mark.parametrize("loss", ["sigmoid", "hinge", "ipo", "robust", "apo_zero", "apo_down", "sigmoid_norm"])
+def test_the_dpo_loss_of_a_shared_prompt_is_that_of_trl(outcome_of, tmp_path, loss):
+    from trl import DPOTrainer
+
+    from tunesmith.models.loading import attach_saved, release
+    from tunesmith.train import dpo
+
+    outcome = outcome_of("dpo")
+    smoothing = 0.1 if loss == "robust" else 0.0
+    made = experiment(tmp_path, "dpo", method={"loss": loss, "label_smoothing": smoothing})
+    bench, rows = outcome.bench, outcome.bench.training_data(outcome.job).tune
+    data = dataclasses.replace(bench.training_data(outcome.job), train=rows)
+    model = attach_saved(bench.base, adapter_of(outcome))
+    with model.disable_adapter():
+        data.reference.learn(model.get_base_model(), dpo.both(rows), batch_size=8)
+    trainer = dpo.build_trainer(made, model, bench.tokenizer, data, folder=tmp_path / "trl", callbacks=[])
+    columns = [trainer.train_dataset[n] for n in range(len(rows))]
+    batch = trainer.data_collator(columns)
+    with torch.no_grad():
+        ours = trainer._compute_loss(model, batch, False).item()
+        theirs = DPOTrainer._compute_loss(trainer, model, batch, False).item()
+    measured = dpo.measure(model, rows, experiment=made, data=data)
+    release(model)
+    assert ours == pytest.approx(theirs, rel=2e-3, abs=2e-3)
+    assert measured["tune/loss"] == pytest.approx(theirs, rel=2e-3, abs=2e-3)
+    assert theirs != pytest.approx(0.6931, abs=1e-2)

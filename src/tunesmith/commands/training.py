@@ -12,6 +12,10 @@ from tunesmith.progress import Progress
 
 METHODS = {
     "sft": (EXPERIMENT, "Fine-tune once on the assistant's turns, and score the result on the tune split."),
+    "dpo": (
+        "experiments/support-dpo.yaml",
+        "Train once on preference pairs against the reference policy, and score the result on the tune split.",
+    ),
     "kto": (
         "experiments/support-kto.yaml",
         "Train once on replies that are wanted or not, and score the result on the tune split.",

@@ -55,6 +55,27 @@ class SftConfig(Training):
     """The method."""
 
 
+class DpoConfig(Training):
+    """Direct preference optimisation on pairs of replies (Rafailov et al., 2023)."""
+
+    kind: Literal["dpo"]
+    """The method."""
+    learning_rate: Rate = 5.0e-5
+    """Peak learning rate of AdamW."""
+    beta: Beta = 0.1
+    """How dear it is to leave the reference policy; larger stays closer."""
+    loss: Literal["sigmoid", "hinge", "ipo", "robust", "apo_zero", "apo_down", "sigmoid_norm"] = "sigmoid"
+    """The variant, by TRL's name; `ipo` and `sigmoid_norm` compare replies per token."""
+    label_smoothing: Annotated[float, Field(ge=0, lt=0.5)] = 0.0
+    """Share of pairs taken to be the wrong way round; `robust` alone heeds it."""
+
+    @model_validator(mode="after")
+    def _heeds_label_smoothing(self) -> "DpoConfig":
+        if self.label_smoothing and self.loss != "robust":
+            raise ValueError(f"loss {self.loss} heeds no label_smoothing; use loss robust, or leave it at 0")
+        return self
+
+
 class KtoConfig(Training):
     """Kahneman–Tversky optimisation on replies that are wanted or not (Ethayarajh et al., 2024)."""
 
@@ -113,6 +134,6 @@ def _with_kind(value: Any) -> Any:
 
 
 Method = Annotated[
-    Annotated[SftConfig | KtoConfig | RewardConfig | RlhfConfig, Field(discriminator="kind")],
+    Annotated[SftConfig | DpoConfig | KtoConfig | RewardConfig | RlhfConfig, Field(discriminator="kind")],
     BeforeValidator(_with_kind),
 ]

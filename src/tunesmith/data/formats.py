@@ -161,6 +161,7 @@ SHAPES = {"messages": "a conversation", "chosen": "a preference pair", "label": 
 """What a canonical row is, by the key that shows it."""
 ROWS_OF_METHOD: Mapping[str, tuple[Callable[..., None], tuple[str, ...]]] = {
     "sft": (check_conversation, ("messages",)),
+    "dpo": (check_pair, ("chosen",)),
     "kto": (check_wanted, ("label", "chosen")),
     "reward": (check_pair, ("chosen",)),
     "rlhf": (check_prompted, ("messages", "chosen", "label")),

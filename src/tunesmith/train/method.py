@@ -13,7 +13,7 @@ from tunesmith.train.order import steps_per_epoch
 from tunesmith.train.recorder import TrainingData
 
 LOGGED = {"loss": "train/loss", "learning_rate": "train/learning_rate", "grad_norm": "train/grad_norm"}
-MODULES = {kind: f"tunesmith.train.{kind}" for kind in ("sft", "kto", "reward", "rlhf")}
+MODULES = {kind: f"tunesmith.train.{kind}" for kind in ("sft", "dpo", "kto", "reward", "rlhf")}
 """The module of each method, by its kind; it defines `METHOD`."""
 
 

@@ -1,0 +1,175 @@
+"""DPO through TRL's DPOTrainer, with reference log-probabilities that all trials share."""
+
+import pathlib
+from collections.abc import Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from datasets import Dataset
+from peft import PeftModel
+from torch.nn.functional import logsigmoid
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
+from trl import DPOConfig, DPOTrainer
+
+from tunesmith.config.experiment import Experiment
+from tunesmith.config.method import DpoConfig as Dpo
+from tunesmith.train.arguments import arguments
+from tunesmith.train.encode import IGNORED
+from tunesmith.train.method import Method
+from tunesmith.train.order import EpochOrder
+from tunesmith.train.pairs import Pair, encode_pairs
+from tunesmith.train.recorder import TrainingData
+from tunesmith.train.reference import Asked, policy_logprobs
+from tunesmith.train.replies import grouped, token_logprobs
+
+
+class SharedPromptDPOTrainer(DPOTrainer):
+    """DPOTrainer over pairs whose tokens and reference are known, which runs a pair's prompt once.
+
+    TRL runs the prompt with each of its replies, and on a CPU its output layer over every position.
+    """
+
+    def _prepare_dataset(self, dataset: Any, *args: Any) -> Any:
+        return dataset
+
+    def _precompute_ref_logps(self, dataset: Any, *args: Any) -> Any:
+        return dataset
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> EpochOrder:
+        names = ("prompt_ids", "chosen_ids", "rejected_ids")
+        lengths = [sum(map(len, parts)) for parts in zip(*(self.train_dataset[name] for name in names), strict=True)]
+        size = self.args.train_batch_size * self.args.gradient_accumulation_steps
+        return EpochOrder(lengths, batch_size=size, seed=self.args.data_seed)
+
+    def _compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool) -> Any:
+        if self.args.gradient_checkpointing:  # which keeps no cache to share a prompt by
+            return super()._compute_loss(model, inputs, return_outputs)
+        network = self.accelerator.unwrap_model(model).get_base_model()
+
+        def policy(input_ids: torch.Tensor, labels: torch.Tensor, **_: Any) -> SimpleNamespace:
+            return reply_outputs(network, input_ids, labels)
+
+        return super()._compute_loss(policy, inputs, return_outputs)
+
+
+def reply_outputs(network: PreTrainedModel, input_ids: torch.Tensor, labels: torch.Tensor) -> SimpleNamespace:
+    """What TRL's loss reads of a forward pass over ids and labels [rows, tokens], 0 where there is no label.
+
+    All are [rows, tokens − 1]. The mean logits and hits that TRL only logs are not computed.
+    """
+    starts = (labels != IGNORED).int().argmax(1).tolist()
+    replies = [row[row != IGNORED].tolist() for row in labels]
+    prompts = [row[:start].tolist() for row, start in zip(input_ids, starts, strict=True)]
+    groups = grouped(prompts, replies)
+    logprobs, entropies = token_logprobs(network, groups)
+    shape = (labels.shape[0], labels.shape[1] - 1)
+    placed = []
+    for values in (logprobs, entropies):
+        table = torch.zeros(shape, dtype=values.dtype, device=values.device)
+        at = torch.nonzero(labels[:, 1:] != IGNORED, as_tuple=True)
+        placed.append(table.index_put(at, torch.cat(groups.ungrouped(values))))
+    nothing = torch.zeros(shape, device=logprobs.device)
+    return SimpleNamespace(log_probs=placed[0], entropy=placed[1], mean_logits=nothing, is_top1=nothing.bool())
+
+
+def build_trainer(
+    experiment: Experiment,
+    model: PeftModel,
+    tokenizer: PreTrainedTokenizerBase,
+    data: TrainingData,
+    *,
+    folder: pathlib.Path,
+    callbacks: Sequence[TrainerCallback],
+) -> DPOTrainer:
+    """A trainer over encoded pairs that writes nothing by itself but into `folder`.
+
+    `model` must hold the reference policy now: the bare base under a fresh adapter, or the parent's adapter.
+    """
+    method = config_of(experiment)
+    network, at_once = model.get_base_model().eval(), experiment.evaluation.batch_size
+    data.reference.learn(network, both(data.tune), batch_size=at_once)
+    values = data.reference.learn(network, both(data.train), batch_size=at_once)
+    columns = {
+        "prompt_ids": [pair.prompt for pair in data.train],
+        "chosen_ids": [pair.chosen for pair in data.train],
+        "rejected_ids": [pair.rejected for pair in data.train],
+        "ref_chosen_logps": values[::2],
+        "ref_rejected_logps": values[1::2],
+    }
+    trainer = SharedPromptDPOTrainer(
+        model=model,
+        args=DPOConfig(
+            **arguments(experiment, model, folder),
+            beta=method.beta,
+            loss_type=[method.loss],
+            label_smoothing=method.label_smoothing,
+            precompute_ref_log_probs=True,
+            disable_dropout=False,  # adapter.dropout says it
+            max_length=None,  # pairs are cut, and counted, when they are encoded
+        ),
+        train_dataset=Dataset.from_dict(columns),
+        processing_class=tokenizer,
+        callbacks=list(callbacks),
+    )
+    model.delete_adapter("ref")  # TRL's frozen copy; nobody will ask it
+    return trainer
+
+
+def config_of(experiment: Experiment) -> Dpo:
+    """The experiment's method, known to be DPO."""
+    assert isinstance(experiment.method, Dpo)  # noqa: S101 - chosen by kind
+    return experiment.method
+
+
+def both(pairs: Sequence[Pair]) -> list[Asked]:
+    """Each pair's prompt with the chosen reply, then with the rejected one."""
+    return [(pair.prompt, reply) for pair in pairs for reply in (pair.chosen, pair.rejected)]
+
+
+def pair_losses(method: Dpo, ratios: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+    """Loss of each pair, [pairs], from log π/π_ref in nats and tokens of its chosen and rejected reply, [pairs, 2].
+
+    The variants are TRL's: Rafailov et al., 2023 (sigmoid), Zhao et al., 2023 (hinge), Azar et al., 2023 (ipo),
+    Chowdhury et al., 2024 (robust), D'Oosterlinck et al., 2024 (apo).
+    """
+    beta, smoothing = method.beta, method.label_smoothing
+    per_token = ratios / lengths if method.loss in {"ipo", "sigmoid_norm"} else ratios
+    chosen, rejected = per_token.T
+    margin = chosen - rejected
+    if method.loss == "hinge":
+        return torch.relu(1 - beta * margin)
+    if method.loss == "ipo":
+        return (margin - 1 / (2 * beta)) ** 2
+    if method.loss == "robust":
+        right, flipped = logsigmoid(beta * margin), logsigmoid(-beta * margin)
+        return (smoothing * flipped - (1 - smoothing) * right) / (1 - 2 * smoothing)
+    if method.loss == "apo_zero":
+        return 1 - torch.sigmoid(beta * chosen) + torch.sigmoid(beta * rejected)
+    if method.loss == "apo_down":
+        return torch.sigmoid(beta * chosen) + 1 - torch.sigmoid(beta * margin)
+    return -logsigmoid(beta * margin)
+
+
+def measure(model: PeftModel, rows: Sequence[Pair], *, experiment: Experiment, data: TrainingData) -> dict[str, float]:
+    """Loss, reward margin, and the share of pairs ranked right: by the implicit reward, and by log π per token."""
+    method, asked = config_of(experiment), both(rows)
+    found = policy_logprobs(model.get_base_model(), asked, batch_size=experiment.evaluation.batch_size)
+    policy = torch.tensor(found).view(-1, 2)
+    ratios = policy - torch.tensor(data.reference.of(asked)).view(-1, 2)
+    lengths = torch.tensor([len(reply) for _, reply in asked]).view(-1, 2)
+    rewards, per_token = method.beta * ratios, policy / lengths
+    return {
+        "tune/loss": pair_losses(method, ratios, lengths).mean().item(),
+        "tune/reward_margin": (rewards[:, 0] - rewards[:, 1]).mean().item(),
+        "tune/accuracy": (rewards[:, 0] > rewards[:, 1]).float().mean().item(),
+        "tune/ranked_right": (per_token[:, 0] > per_token[:, 1]).float().mean().item(),
+    }
+
+
+METHOD = Method(
+    encode=encode_pairs,
+    build_trainer=build_trainer,
+    measure=measure,
+    logged={"rewards/margins": "train/reward_margin", "rewards/accuracies": "train/accuracy"},
+)
