@@ -4,6 +4,7 @@ import dataclasses
 import html.parser
 import math
 import re
+from xml.etree import ElementTree
 
 import plotly.offline
 import pytest
@@ -277,3 +278,25 @@ def test_the_front_holds_what_no_other_trial_beats_in_everything():
     shown = report.page(record)
     assert "Loss against cost" in shown
     assert "Loss against cost" not in report.page(sweep(trial(0), trial(1)))
+
+
+def test_trials_that_overfit_are_named_and_marked_where_tune_loss_was_lowest():
+    record = sweep(trial(0, losses={20: 2.5, 60: 1.5, 100: 1.6}), trial(1), halved(2))
+    assert figures.overfitting_point(record.trials[0]) == (60, 1.5)
+    marks = next(trace for trace in figures.tune_curves(record).data if trace.name == "overfits from here")
+    assert (marks.x, marks.y, marks.customdata) == ((60,), (1.5,), (0,))
+    assert "Trial 0 overfit: a cross marks the lowest tune loss" in text(report.page(record))
+    assert "No trial overfits." in text(report.page(sweep(trial(1), halved(2))))
+
+
+def test_the_picture_of_a_training_marks_where_it_overfits_and_is_an_svg_file():
+    train = [(step, 3.0 - step / 50) for step in range(1, 101)]
+    shown = curves.losses([*train, (101, math.nan)], [(50, 1.5), (100, 1.8)], overfit_from=50)
+    root = ElementTree.fromstring(shown)
+    marked = [tag.attrib for tag in root if tag.tag.endswith("circle") and tag.get("class") == "over"]
+    assert len(marked) == 1
+    words = [tag.text for tag in root if tag.tag.endswith("text")]
+    assert "overfits from step 50: tune loss 1.500 there, 1.800 at the end" in words
+    assert "nan" not in shown
+    assert not any("overfits" in word for word in ElementTree.fromstring(curves.losses(train, [(100, 1.0)])).itertext())
+    ElementTree.fromstring(curves.losses([], [(1, math.inf)]))
