@@ -143,6 +143,9 @@ def log_run(run: Run, experiment: Experiment, report: AuditReport) -> None:
     if not report.passed:
         run.tags({"data_forced": ", ".join(finding.check for finding in report.failed)})
     run.tags({"experiment_file": relative_to_project(experiment.path)})
+    parent = resolve(experiment.model.base, revision=experiment.model.revision)
+    if parent.adapter is not None:
+        run.tags({"parent_run": parent.run_id, "parent_sha256": parent.adapter_sha256})
     run.metrics(dict(report.metrics))
 
 

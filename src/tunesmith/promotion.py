@@ -67,6 +67,7 @@ def register(experiment: Experiment, policy: Policy, run_id: str, scores: Scores
             **data_digests(experiment),
             "scores_digest": scores.digest,
             "evidence_sha256": evidence.load(run_id).sha256,
+            "parent_sha256": base.adapter_sha256,
         },
         max_new_tokens=REPLY_TOKENS,
     )

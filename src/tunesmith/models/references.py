@@ -1,10 +1,15 @@
 """Model references: a hub id, a path, `bundled:NAME`, a `models:/` URI or a run, resolved to local files."""
 
+import atexit
 import dataclasses
 import functools
 import json
 import pathlib
+import shutil
+import tempfile
 from dataclasses import dataclass
+
+import yaml
 
 from tunesmith import manifest
 from tunesmith.errors import ModelError
@@ -26,6 +31,8 @@ class LocalModel:
     sha256: str
     revision: str | None = None
     adapter: pathlib.Path | None = None
+    run_id: str = ""
+    """The run that trained the adapter, if it is known."""
 
     @property
     def adapter_sha256(self) -> str:
@@ -83,7 +90,7 @@ def _from_registry(reference: str) -> LocalModel:
     import mlflow
 
     try:
-        folder = pathlib.Path(mlflow.artifacts.download_artifacts(artifact_uri=reference))
+        folder = _fetched(reference)
     except mlflow.exceptions.MlflowException as error:
         raise ModelError(f"model.base: {reference}: {error.message.splitlines()[0]}") from None
     package = folder / "artifacts" / "package"
@@ -92,22 +99,33 @@ def _from_registry(reference: str) -> LocalModel:
     base = resolve(stored["reference"], revision=stored["revision"])
     if base.sha256 != stored["sha256"]:
         raise ModelError(f"model.base: {reference}: its base {base.reference} has changed since it was trained")
-    return dataclasses.replace(base, adapter=package / "adapter")
+    logged = yaml.safe_load((folder / "MLmodel").read_text(encoding="utf-8"))
+    return dataclasses.replace(base, adapter=package / "adapter", run_id=logged.get("run_id") or "")
 
 
 def _from_run(reference: str) -> LocalModel:
     import mlflow
 
     try:
-        root = pathlib.Path(mlflow.artifacts.download_artifacts(artifact_uri=f"{reference}/adapter"))
-        file = mlflow.artifacts.download_artifacts(artifact_uri=f"{reference}/experiment.json")
-        recorded = mlflow.get_run(reference.removeprefix("runs:/")).data.tags.get("tunesmith.base_sha256")
+        root, file = _fetched(f"{reference}/adapter"), _fetched(f"{reference}/experiment.json")
+        run_id = reference.removeprefix("runs:/")
+        recorded = mlflow.get_run(run_id).data.tags.get("tunesmith.base_sha256")
     except (mlflow.exceptions.MlflowException, OSError) as error:
         reason = str(error).splitlines()[0]
         raise ModelError(f"{reference}: no run of Tunesmith's that kept an adapter ({reason})") from None
     manifest.verify(root)
-    stored = json.loads(pathlib.Path(file).read_text(encoding="utf-8"))["model"]
+    stored = json.loads(file.read_text(encoding="utf-8"))["model"]
     base = resolve(stored["base"], revision=stored["revision"])
     if base.sha256 != recorded:
         raise ModelError(f"{reference}: its base {base.reference} has changed since it was trained")
-    return dataclasses.replace(base, adapter=root)
+    return dataclasses.replace(base, adapter=root, run_id=run_id)
+
+
+@functools.cache
+def _fetched(uri: str) -> pathlib.Path:
+    """An artifact, fetched once a process into a folder that goes with it: an alias means one version throughout."""
+    import mlflow
+
+    folder = tempfile.mkdtemp(prefix="tunesmith-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return pathlib.Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=folder))

@@ -77,7 +77,11 @@ def run_link(run_id: str) -> str:
 
 
 def chain(run_id: str) -> list[dict[str, Any]]:
-    """The run and those it is part of, outermost first: name, kind, link, seconds, machine."""
+    """How a model came to be, the first training first: each run and those it is part of, outermost first.
+
+    A training that went on from another's adapter comes after it. Of each run: name, kind, link, seconds, machine,
+    the digests of its data and adapter, and whether it is the `outermost` of its training.
+    """
     stages: list[dict[str, Any]] = []
     current: str | None = run_id
     while current:
@@ -96,9 +100,12 @@ def chain(run_id: str) -> list[dict[str, Any]]:
                 "machine": tags.get(f"{TAG}machine", ""),
                 "placement": tags.get(f"{TAG}placement", ""),
                 "threads": tags.get(f"{TAG}threads", ""),
+                "data_sha256": tags.get(f"{TAG}data_sha256", ""),
+                "adapter_sha256": tags.get(f"{TAG}adapter_sha256", ""),
+                "outermost": "mlflow.parentRunId" not in tags,
             },
         )
-        current = tags.get("mlflow.parentRunId")
+        current = tags.get("mlflow.parentRunId") or tags.get(f"{TAG}parent_run")
     return stages
 
 
@@ -152,17 +159,22 @@ def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
 def search_space(stages: list[dict[str, Any]]) -> dict[str, str]:
     """The ranges that a sweep searched, if there was one."""
     try:
-        tree = runs.attach(stages[0]["id"]).read_json("space.json")
+        tree = runs.attach(outermost(stages)[-1]["id"]).read_json("space.json")
     except (MlflowException, OSError):
         return {}
     return {name: json.dumps(spread) for name, spread in tree.get("params", {}).items()}
 
 
+def outermost(stages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """One run for each training of a chain: the sweep, or the run itself."""
+    return [stage for stage in stages if stage["outermost"]]
+
+
 def cost(policy: Policy, stages: list[dict[str, Any]]) -> dict[str, Any]:
-    """Time of the outermost run, and the energy it took if the machine drew what was stated or assumed."""
-    first = stages[0]
+    """Time of all trainings, and the energy they took if the last one's machine drew what was stated or assumed."""
+    first = outermost(stages)[-1]
     cores = int(first["threads"]) if first["threads"].isdigit() else 1
     watts = policy.card.watts or WATTS_A_CORE * cores
-    hours = first["seconds"] / 3600
+    hours = sum(stage["seconds"] for stage in outermost(stages)) / 3600
     basis = "as the policy states" if policy.card.watts else f"assumed: {WATTS_A_CORE:g} W for each of {cores} threads"
     return {"hours": hours, "kwh": watts * hours / 1000, "watts": watts, "basis": basis, "machine": first["machine"]}

@@ -1,0 +1,65 @@
+"""A training that goes on from another's adapter: what it records, and what the card says of both."""
+
+import json
+
+import pytest
+from tests.versions import scores, write_policy
+
+from tunesmith import promotion
+from tunesmith.config import Experiment, Policy, overrides
+from tunesmith.judgement import judge
+from tunesmith.models.references import resolve
+from tunesmith.registry import card, evidence, versions
+from tunesmith.tracking import runs
+from tunesmith.tracking.store import client
+
+PAIRS = "experiments/support-dpo.yaml"
+SMALL = {
+    "data.train_rows": 16,
+    "adapter.rank": 4,
+    "adapter.alpha": 8.0,
+    "evaluation.tasks": ["general"],
+    "evaluation.primary": "tune/general/acc",
+}
+
+
+def settings(base):
+    return [word for item in {**SMALL, "model.base": base}.items() for word in ("--set", "{}={}".format(*item))]
+
+
+def test_dpo_goes_on_from_a_supervised_adapter_and_the_package_remembers_both(store, invoke):
+    done = invoke("sft", "experiments/smoke.yaml", "--set", "data.train_rows=16", "--json")
+    assert done.exit_code == 0, done.stderr
+    sft = runs.attach(json.loads(done.stdout)["run_id"])
+    refused = invoke("dpo", PAIRS, *settings(f"runs:/{sft.id}"), "--set", "adapter.rank=8")
+    assert refused.exit_code == 2
+    assert "adapter.rank" in refused.stderr
+
+    done = invoke("dpo", PAIRS, *settings(f"runs:/{sft.id}"), "--json")
+    assert done.exit_code == 0, done.stderr
+    run = runs.attach(json.loads(done.stdout)["run_id"])
+    tags = client().get_run(run.id).data.tags
+    assert tags["tunesmith.parent_run"] == sft.id
+    assert tags["tunesmith.parent_sha256"] == sft.tag("adapter_sha256")
+    assert run.tag("adapter_sha256") != sft.tag("adapter_sha256")
+    assert run.tag("base_sha256") == resolve("bundled:tiny-llama").sha256
+
+    experiment = overrides.apply(Experiment.from_yaml(PAIRS), {**SMALL, "model.base": f"runs:/{sft.id}"})
+    policy = Policy.from_yaml(write_policy(store))
+    evidence.save(run, candidate=scores(50), base=scores(10))
+    version = versions.get("bot", promotion.register(experiment, policy, run.id, scores(50)))
+    package = versions.verify(version)
+    assert json.loads((package / "base.json").read_text())["reference"] == "bundled:tiny-llama"
+    assert json.loads((package / "data.json").read_text())["parent_sha256"] == sft.tag("adapter_sha256")
+    shown = card.render(policy, version, judge(policy, run.id))["card.md"]
+    first, second = shown.index(sft.tag("adapter_sha256")[:12]), shown.index(run.tag("adapter_sha256")[:12])
+    assert first < second
+    assert sft.tag("data_sha256")[:12] in shown
+    assert resolve(f"models:/bot/{version.number}").run_id == run.id
+
+
+@pytest.mark.parametrize("reference", ["runs:/0123456789abcdef0123456789abcdef", "runs:/nonsense"])
+def test_a_run_that_is_not_there_is_named(store, invoke, reference):
+    done = invoke("dpo", PAIRS, *settings(reference))
+    assert done.exit_code == 2
+    assert reference in done.stderr.splitlines()[-1]
