@@ -66,7 +66,7 @@ def preflight(experiment: Experiment) -> AuditReport:
     load_dataset(experiment)
     report = require_clean(experiment)
     tasks = load_tasks(experiment)
-    load_items({name: tasks[name] for name in experiment.evaluation.tasks}, experiment, "tune")
+    load_items({name: tasks[name] for name in experiment.evaluation.names}, experiment, "tune")
     load_items(tasks, experiment, "holdout")
     place(experiment.model)
     base = resolve(experiment.model.base, revision=experiment.model.revision)

@@ -14,7 +14,7 @@ from tunesmith.config.task import Task
 from tunesmith.data.dataset import load_rows, source_of
 from tunesmith.data.sources import find_source
 from tunesmith.data.split import split_of
-from tunesmith.data.tasks import item_check, item_source, load_tasks
+from tunesmith.data.tasks import item_rows, item_source, load_tasks
 from tunesmith.errors import DataError
 from tunesmith.records import Row
 
@@ -153,11 +153,9 @@ def load_references(experiment: Experiment, tasks: Mapping[str, Task]) -> list[R
         found.append(make_reference("sanity", rows))
     source, shares = source_of(experiment), experiment.data.split.shares()
     for name, task in tasks.items():
-        place = item_source(task, experiment)
-        if place == source:
+        if item_source(task, experiment) == source:
             continue  # its rows are those under audit
-        rows = load_rows(place, item_check(task, experiment))
-        items = [row for row in rows if split_of(row["group"], shares) != "train"]
+        items = [row for row in item_rows(task, experiment) if split_of(row["group"], shares) != "train"]
         if items:
             found.append(make_reference(f"task {name}", items))
     return found

@@ -8,12 +8,15 @@ from pydantic import Field, model_validator
 from tunesmith.config.audit import AuditLimits
 from tunesmith.config.method import Method, SftConfig, Share
 from tunesmith.config.strict import Document, Section
+from tunesmith.config.task import task_name
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$", max_length=100)]
 
 DataFormat = Literal[
     "auto", "messages", "sharegpt", "alpaca", "prompt_completion", "preference", "kto", "questions", "text"
 ]
+
+Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 OWN_TASKS = {"reward": "pairs", "rlhf": "replies"}
 
@@ -138,7 +141,8 @@ class EvaluationConfig(Section):
     """What a model is scored on."""
 
     tasks: list[str]
-    """Task files `NAME.yaml` in `tasks_dir`; none for a reward model, which does not reply."""
+    """Task files `NAME.yaml` in `tasks_dir`, tasks of the lm-eval harness as `lm_eval:NAME`, and your own files in its
+    format as `lm_eval:FILE.yaml`, relative to `tasks_dir`; none for a reward model, which does not reply."""
     suites: Annotated[list[str], Field(default_factory=list)]
     """Further task files there that no trial is scored on: only the winner and the base on the holdout, and
     whatever `tunesmith evaluate` is asked for."""
@@ -146,6 +150,9 @@ class EvaluationConfig(Section):
     """Tasks that tell what the base knew; what a model lost of it is logged as `forgetting/SPLIT/TASK/METRIC`."""
     tasks_dir: str = "tasks"
     """Folder of the task files, relative to this file."""
+    approved: Annotated[list[Digest], Field(default_factory=list)]
+    """SHA-256s of your own files for lm-eval, which may run code: each is refused until you have read it and put
+    here the digest that the refusal gives."""
     primary: str
     """The metric that picks the winner among confirmed trials, as `tune/TASK/METRIC`. A reward model has the task
     `pairs`, a policy trained by reinforcement `replies` beside those above."""
@@ -157,8 +164,8 @@ class EvaluationConfig(Section):
     @model_validator(mode="after")
     def _primary_is_scored(self) -> "EvaluationConfig":
         parts = self.primary.split("/")
-        if len(parts) != 3 or parts[0] != "tune" or parts[1] not in (*self.tasks, *OWN_TASKS.values()):
-            raise ValueError(f"primary must be tune/TASK/METRIC with one of {', '.join(self.tasks)}")
+        if len(parts) != 3 or parts[0] != "tune" or parts[1] not in (*self.names, *OWN_TASKS.values()):
+            raise ValueError(f"primary must be tune/TASK/METRIC with one of {', '.join(self.names)}")
         return self
 
     @model_validator(mode="after")
@@ -172,9 +179,19 @@ class EvaluationConfig(Section):
         return self
 
     @property
+    def names(self) -> list[str]:
+        """The names of the tasks in metrics."""
+        return [task_name(task) for task in self.tasks]
+
+    @property
     def every(self) -> list[str]:
-        """All tasks and suites."""
-        return [*self.tasks, *self.suites]
+        """The names of all tasks and suites."""
+        return [*self.names, *(task_name(suite) for suite in self.suites)]
+
+    @property
+    def references(self) -> dict[str, str]:
+        """How each of `every` is written here."""
+        return dict(zip(self.every, [*self.tasks, *self.suites], strict=True))
 
 
 class Experiment(Document):
@@ -211,6 +228,6 @@ class Experiment(Document):
         if self.method.kind == "reward" and self.evaluation.tasks:
             raise ValueError("evaluation.tasks ask for replies, which a reward model does not give; leave them empty")
         task = self.evaluation.primary.split("/")[1]
-        if task not in (*self.evaluation.tasks, self.own_task):
+        if task not in (*self.evaluation.names, self.own_task):
             raise ValueError(f"evaluation.primary: method {self.method.kind} is not scored on {task}")
         return self

@@ -1,5 +1,6 @@
 """An evaluation task in a few lines: which rows, and how the model's answer to each is measured."""
 
+import pathlib
 import re
 from typing import Annotated, Any, Literal
 
@@ -19,7 +20,11 @@ Measure = Literal[
     "canary",
     "dialogue",
     "factuality",
+    "lm_eval",
 ]
+
+HARNESS = "lm_eval:"
+"""What a reference to a task of the lm-eval harness begins with, in an experiment's `tasks` and `suites`."""
 
 PROMPTED = ("extract", "extractive", "generation", "likelihood", "rouge", "multiple_choice")
 """The measures of which an item is one prompt, so that examples and the chat template are a matter of choice."""
@@ -81,6 +86,12 @@ class Task(Document):
             raise ValueError(f"shots and chat_template are for {', '.join(PROMPTED)}, not for {self.measure}")
         return self
 
+    @model_validator(mode="after")
+    def _is_written_here(self) -> "Task":
+        if self.measure == "lm_eval" and type(self) is Task:
+            raise ValueError("a task of lm-eval needs no file: write lm_eval:NAME in evaluation.tasks")
+        return self
+
     @property
     def name(self) -> str:
         """The file's name without its ending."""
@@ -89,3 +100,41 @@ class Task(Document):
     def digest_tree(self) -> dict[str, Any]:
         """What decides the scores besides the rows: everything but the place of the file."""
         return {**self.tree(), "name": self.name}
+
+
+class HarnessTask(Task):
+    """A task of the lm-eval harness itself, or a person's own file in its format: `lm_eval:...` in an experiment.
+
+    Prompts, examples and metrics are as its file has them, without a chat template.
+    """
+
+    measure: Measure = "lm_eval"
+    """Measured by lm-eval as the task's file says."""
+    reference: str
+    """As the experiment names it."""
+    sha256: str
+    """Of its file, what that includes, and the Python files that they name."""
+    data: str | None = None
+    """The data set it asks for."""
+
+    @property
+    def name(self) -> str:
+        """Its name in metrics."""
+        return task_name(self.reference)
+
+    def digest_tree(self) -> dict[str, Any]:
+        """Its content, wherever it lies."""
+        return {"name": self.name, "measure": self.measure, "sha256": self.sha256}
+
+
+def task_name(reference: str) -> str:
+    """The name in metrics of a task in an experiment: of `lm_eval:NAME` and `lm_eval:FOLDER/NAME.yaml` it is `NAME`."""
+    if not reference.startswith(HARNESS):
+        return reference
+    named = reference.removeprefix(HARNESS)
+    return re.sub(r"[^A-Za-z0-9_-]", "_", pathlib.PurePath(named).stem if is_file(reference) else named)
+
+
+def is_file(reference: str) -> bool:
+    """Whether a reference to a task of lm-eval names a person's own file."""
+    return reference.startswith(HARNESS) and reference.endswith((".yaml", ".yml"))

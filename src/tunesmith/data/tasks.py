@@ -5,7 +5,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 
 from tunesmith.config.experiment import Experiment
-from tunesmith.config.task import Task
+from tunesmith.config.task import HARNESS, HarnessTask, Task
 from tunesmith.data.dataset import deal, load_rows, source_of
 from tunesmith.data.digest import UNVERSIONED
 from tunesmith.data.formats import (
@@ -19,6 +19,7 @@ from tunesmith.data.formats import (
 )
 from tunesmith.data.sources import Source, find_source
 from tunesmith.data.split import stratified
+from tunesmith.data.stock import find_task, rows_of
 from tunesmith.errors import ConfigError, DataError
 from tunesmith.records import Row
 
@@ -40,8 +41,11 @@ CHECKS: Mapping[str, Callable[..., None]] = {
 def load_tasks(experiment: Experiment) -> dict[str, Task]:
     """The experiment's tasks and suites by name; raises `ConfigError` for a missing or wrong file."""
     folder = experiment.resolve(experiment.evaluation.tasks_dir)
-    tasks = {}
-    for name in experiment.evaluation.every:
+    tasks: dict[str, Task] = {}
+    for name, reference in experiment.evaluation.references.items():
+        if reference.startswith(HARNESS):
+            tasks[name] = find_task(experiment, reference)
+            continue
         path = folder / f"{name}.yaml"
         if not path.is_file():
             known = ", ".join(sorted(p.stem for p in folder.glob("*.yaml"))) or "none"
@@ -59,9 +63,7 @@ def load_items(tasks: Mapping[str, Task], experiment: Experiment, split: str) ->
     """
     items: dict[str, Sequence[Row]] = {}
     for name, task in tasks.items():
-        source = item_source(task, experiment)
-        format = "auto" if task.rows else experiment.data.format
-        rows = load_rows(source, item_check(task, experiment), format=format, group_by=experiment.data.split.by)
+        rows = item_rows(task, experiment)
         wanted = "train" if task.measure == "canary" else split
         dealt = {key: [as_conversation(row) for row in part.rows] for key, part in deal(rows, experiment.data).items()}
         if not dealt[wanted]:
@@ -116,8 +118,19 @@ def right_answers(task: Task, row: Row) -> list[str]:
     return [match.group(1)]
 
 
+def item_rows(task: Task, experiment: Experiment) -> Sequence[Row]:
+    """All rows that a task's items are dealt from."""
+    if isinstance(task, HarnessTask):
+        return rows_of(task)
+    format = "auto" if task.rows else experiment.data.format
+    source = item_source(task, experiment)
+    return load_rows(source, item_check(task, experiment), format=format, group_by=experiment.data.split.by)
+
+
 def item_source(task: Task, experiment: Experiment) -> Source:
-    """Where a task's rows come from."""
+    """Where a task's rows come from; of a task of lm-eval, its own file."""
+    if isinstance(task, HarnessTask):
+        return task.path
     return find_source(task.rows, folder=task.path.parent) if task.rows else source_of(experiment)
 
 

@@ -1,7 +1,7 @@
 """lm-eval on a live model: no reload, no copy, the adapter that is attached is the one scored."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from importlib.metadata import version
 from typing import Any
 
@@ -14,6 +14,7 @@ from tunesmith.config.task import Task
 from tunesmith.data.digest import digest_of, digest_rows
 from tunesmith.evaluate.live import LiveModel
 from tunesmith.evaluate.measures import VERSION, configure
+from tunesmith.evaluate.stock import harness_tasks, metric_name
 from tunesmith.records import Row, Scores
 
 KEPT_FIELDS = ("prompt_hash", "target", "filtered_resps")
@@ -33,38 +34,51 @@ def score(
     live = LiveModel(
         pretrained=model, tokenizer=tokenizer, batch_size=batch_size, add_bos_token=False, backend="causal"
     )
-    configs = [config for name, task in tasks.items() for config in configure(task, items[name], tokenizer)]
+    stock, chosen = harness_tasks(tasks, items)
+    own = {name: task for name, task in tasks.items() if name not in stock}
+    configs = [config for name, task in own.items() for config in configure(task, items[name], tokenizer)]
     # not simple_evaluate: it asks a dozen programs of this machine for their versions after every scoring
     made = [config.pop("task_class", ConfigurableTask)(config=config) for config in configs]
     loaded = TaskManager(include_defaults=False).load(made)
-    results = evaluate(lm=live, task_dict=loaded, bootstrap_iters=0, log_samples=True)
+    loaded["tasks"] |= stock
+    results = evaluate(lm=live, task_dict=loaded, samples=chosen, bootstrap_iters=0, log_samples=True)
     assert results is not None  # noqa: S101 - only ranks other than 0 get None
     groups = {row["id"]: row["group"] for rows in items.values() for row in rows}
     settings = settings_of(tasks, items, tokenizer, batch_size)
-    return collect(results, split=split, groups=groups, settings=settings)
+    return collect(results, split=split, groups=groups, settings=settings, stock=stock)
 
 
 def collect(
-    results: Mapping[str, Any], *, split: str, groups: Mapping[str, str], settings: Mapping[str, Any]
+    results: Mapping[str, Any],
+    *,
+    split: str,
+    groups: Mapping[str, str],
+    settings: Mapping[str, Any],
+    stock: Container[str] = (),
 ) -> Scores:
-    """lm-eval's results as a record: means, and each item's values by row id."""
+    """lm-eval's results as a record: means, and each item's values by row id.
+
+    The items of the tasks in `stock`, lm-eval's own, are known by their index.
+    """
     metrics: dict[str, float] = {}
     items: dict[str, dict[str, dict[str, float]]] = {}
     samples, lower = [], []
     for name, logged in results["samples"].items():
         task = name.partition(".")[0]
         for key, value in results["results"][name].items():
-            metric, _, rest = key.partition(",")
-            if rest == "none" and not metric.endswith("_stderr"):
-                metrics[f"{split}/{task}/{metric}"] = float(value)
-        directions = results["higher_is_better"][name].items()
-        lower += [f"{task}/{metric}" for metric, higher in directions if higher is False]
+            metric, comma, _ = key.partition(",")
+            if comma and not metric.endswith("_stderr"):
+                metrics[f"{split}/{task}/{metric_name(key)}"] = float(value)
+                if results["higher_is_better"][name].get(metric) is False:
+                    lower.append(f"{task}/{metric_name(key)}")
         for sample in logged:
-            found = {metric: per_item(sample[metric]) for metric in sample["metrics"]}
+            item = f"{task}-{sample['doc_id']}" if name in stock else sample["doc"]["id"]
+            keys = {metric: metric_name(f"{metric},{sample['filter']}") for metric in sample["metrics"]}
+            found = {keys[metric]: per_item(sample[metric]) for metric in keys}
             values = {metric: value for metric, value in found.items() if value is not None}
-            items.setdefault(task, {}).setdefault(sample["doc"]["id"], {}).update(values)
+            items.setdefault(task, {}).setdefault(item, {}).update(values)
             kept = {field: sample[field] for field in KEPT_FIELDS}
-            samples.append({"task": name, "id": sample["doc"]["id"], **values, **kept})
+            samples.append({"task": name, "id": item, **values, **kept})
     return Scores(
         metrics=metrics,
         items=items,
@@ -81,7 +95,10 @@ def per_item(value: Any) -> float | None:
     if isinstance(value, tuple | list):
         pair = len(value) == 2 and isinstance(value[0], float)
         return -value[0] / max(1, value[1]) if pair else None
-    return float(value)
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return None
 
 
 def settings_of(

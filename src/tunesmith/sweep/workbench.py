@@ -128,7 +128,7 @@ class Workbench:
 
     def _score(self, model: PreTrainedModel, job: Job) -> Scores:
         evaluation, items = self.experiment.evaluation, job.items
-        tasks = {name: self.tasks[name] for name in job.tasks or evaluation.tasks}
+        tasks = {name: self.tasks[name] for name in job.tasks or evaluation.names}
         split = "tune" if items in {"trial", "confirmation"} else items
         own = None if job.tasks else OWN_SCORES.get(self.experiment.method.kind)
         if not tasks and own is not None:
