@@ -13,6 +13,7 @@ from tunesmith.config.experiment import Experiment
 from tunesmith.config.policy import Policy
 from tunesmith.config.space import SearchSpace
 from tunesmith.config.strict import suggestion
+from tunesmith.config.task import task_name
 from tunesmith.data.dataset import load_dataset, training_rows
 from tunesmith.data.digest import digest_of
 from tunesmith.data.tasks import load_items, load_tasks
@@ -267,7 +268,7 @@ def evaluate(
 
 def named_tasks(experiment: Experiment, only: str) -> list[str]:
     """All tasks and suites of an experiment, or the one of that name; raises `ConfigError` if there is none."""
-    every = experiment.evaluation.every
+    every, only = experiment.evaluation.every, task_name(only)
     if only and only not in every:
         raise ConfigError(f"{experiment.where('evaluation', 'suites')}: {only}: unknown{suggestion(only, every)}")
     return [only] if only else every

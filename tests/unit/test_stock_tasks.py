@@ -128,7 +128,10 @@ def test_items_whose_answers_were_changed_are_others(arc):
 
 
 def test_a_task_without_its_data_is_named_before_anything_runs(here, store):
-    with pytest.raises(DataError, match=r"^lm_eval:arc_easy: its data set allenai/ai2_arc is not at hand .*leave the"):
+    with pytest.raises(
+        DataError,
+        match=r"smoke.yaml: evaluation.tasks: lm_eval:arc_easy: its data set allenai/ai2_arc is not at hand .*leave",
+    ):
         pipeline.preflight(with_arc())
 
 
@@ -165,6 +168,9 @@ def test_a_file_of_ones_own_runs_only_when_its_digest_is_approved(here, tuned_mo
     assert items["own_task"][0]["text"].startswith("Is it ")
     scores = score(tuned_model, tokenizer, tasks, items, split="tune", batch_size=4)
     assert set(scores.items["own_task"]) == {row["id"] for row in items["own_task"]}
+    linked = folder.parent / "linked.yaml"
+    linked.symlink_to(folder / "own.task.yaml")  # lm-eval takes modules from where the file itself lies
+    assert stock.TaskFile(linked).sha256 == digest
     for changed in ("tools.py", "base"):
         file = folder / changed
         kept = file.read_text()

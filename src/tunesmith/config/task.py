@@ -112,6 +112,8 @@ class HarnessTask(Task):
     """Measured by lm-eval as the task's file says."""
     reference: str
     """As the experiment names it."""
+    place: str
+    """Where it does, for messages."""
     sha256: str
     """Of its file, what that includes, and the Python files that they name."""
     data: str | None = None

@@ -60,7 +60,8 @@ def find_task(experiment: Experiment, reference: str) -> HarnessTask:
         files = ", ".join(file.contents)
         raise ConfigError(f"{where}: may run code; read {files} and add to evaluation.approved: {file.sha256}")
     data = file.config.get("dataset_path")
-    tree = {"reference": reference, "sha256": file.sha256, "data": data if isinstance(data, str) else None}
+    known = {"reference": reference, "place": where, "sha256": file.sha256}
+    tree = {**known, "data": data if isinstance(data, str) else None}
     return HarnessTask.from_tree(tree, path=path)
 
 
@@ -68,7 +69,7 @@ class TaskFile:
     """What a task's file says, together with what it includes."""
 
     def __init__(self, path: pathlib.Path) -> None:
-        self.folder = path.parent
+        self.folder = path.resolve().parent
         self.contents: dict[str, str] = {}
         """The SHA-256 of every file read, and of the Python files that they name, by path from its folder."""
         self.config = self._read(path)
@@ -79,6 +80,7 @@ class TaskFile:
         return digest_of(self.contents)
 
     def _read(self, path: pathlib.Path) -> dict[str, Any]:
+        path = path.resolve()  # as lm-eval does before it looks for modules beside it
         place = os.path.relpath(path, self.folder)
         if place in self.contents:
             raise ValueError(f"{place} includes itself")
@@ -160,9 +162,9 @@ def load_task(task: HarnessTask) -> Any:
     try:
         loaded = harness_task(task.path, task.sha256)
     except Exception as error:  # noqa: BLE001 - whatever its file, functions and data set may raise
-        raise DataError(f"{task.reference}: {remedy(task, error)}") from None
+        raise DataError(f"{task.place}: {remedy(task, error)}") from None
     if getattr(loaded, "UNSAFE_CODE", False) or getattr(loaded, "MULTIMODAL", False):
-        raise DataError(f"{task.reference}: runs code that the model writes, or shows it images, which is not offered")
+        raise DataError(f"{task.place}: needs code of the model to be run, or a model that sees images; leave it out")
     return loaded
 
 
@@ -193,7 +195,7 @@ def rows_of(task: HarnessTask) -> tuple[Row, ...]:
     try:
         return tuple(make_row(task.name, index, loaded, item) for index, item in enumerate(loaded.eval_docs))
     except Exception as error:  # noqa: BLE001 - templates and functions of the task
-        raise DataError(f"{task.reference}: {remedy(task, error)}") from None
+        raise DataError(f"{task.place}: {remedy(task, error)}") from None
 
 
 def make_row(name: str, index: int, loaded: Any, item: Any) -> Row:
