@@ -31,7 +31,7 @@ def test_a_bundled_model_is_built_once_verified_and_rebuilt_when_damaged(tmp_pat
 @pytest.mark.parametrize(
     ("reference", "message"),
     [
-        ("bundled:smolm", "bundled:smolm: no such model; bundled are smollm2-135m-instruct, tiny-llama"),
+        ("bundled:smolm", "bundled:smolm: no such model; bundled are gemma-3-270m, smollm2-135m-instruct, tiny-llama"),
         ("./nowhere", "./nowhere: no such folder"),
         ("someone/some-model", "not in the local cache and the hub cannot be reached"),
         ("not a model id", "neither a folder here nor a hub id"),
@@ -92,3 +92,31 @@ def test_the_gain_by_bfloat16_is_measured_once_per_machine(tmp_path, monkeypatch
     for other in (0.5, 2.0):
         (tmp_path / "bfloat16.json").write_text(json.dumps(dict.fromkeys(kept, other)))
         assert device.cpu_gains_by_bfloat16() == (other > 1)
+
+
+def test_plain_conversations_end_each_reply_with_the_end_mark(tokenizer):
+    from tunesmith.models.packaged import PLAIN_TEMPLATE
+
+    turns = [("system", "Be kind."), ("user", "Hi"), ("assistant", "Hello"), ("user", "Bye")]
+    messages = [{"role": role, "content": content} for role, content in turns]
+    options = {"chat_template": PLAIN_TEMPLATE, "tokenize": False, "bos_token": "<s>", "eos_token": "</s>"}
+    whole = tokenizer.apply_chat_template(messages, add_generation_prompt=True, **options)
+    assert whole == "<s>Be kind.\nUser:\nHi\nAssistant:\nHello</s>\nUser:\nBye\nAssistant:\n"
+    prompt = tokenizer.apply_chat_template(messages[:2], add_generation_prompt=True, **options)
+    assert whole.startswith(prompt)  # the loss mask needs it
+
+
+def test_pieces_of_a_model_are_joined_in_order_and_another_file_is_refused(tmp_path, monkeypatch):
+    from tunesmith.models import packaged
+
+    package = tmp_path / "pieces_of_a_model"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    for name, content in (("part00", b"GGUF"), ("part01", b"data")):
+        (package / name).write_bytes(content)
+    monkeypatch.syspath_prepend(tmp_path)
+    pieces = tuple(packaged.File("pieces==1", f"pieces_of_a_model/{name}") for name in ("part00", "part01"))
+    model = packaged.Packaged(pieces, sha256="0" * 64)
+    assert packaged.assemble(model, tmp_path).read_bytes() == b"GGUFdata"
+    with pytest.raises(ModelError, match="is not the file that pieces==1, pieces==1 is known to carry"):
+        packaged.build(model, tmp_path / "target")

