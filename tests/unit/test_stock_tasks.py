@@ -47,7 +47,8 @@ def arc(here) -> pathlib.Path:
     folder = here / "allenai/ai2_arc"
     folder.mkdir(parents=True)
     files = "".join(f"  - {{split: {name}, path: {name}.jsonl}}\n" for name in ("train", "validation", "test"))
-    folder.joinpath("README.md").write_text(f"---\nconfigs:\n- config_name: ARC-Easy\n  data_files:\n{files}---\n")
+    names = "".join(f"- config_name: {name}\n  data_files:\n{files}" for name in ("ARC-Easy", "ARC-Challenge"))
+    folder.joinpath("README.md").write_text(f"---\nconfigs:\n{names}---\n")
     for name, count in (("train", 2), ("validation", 2), ("test", 80)):
         rows = [
             {
@@ -101,7 +102,7 @@ def test_a_stock_task_is_scored_item_by_item(arc, tuned_model, tokenizer):
     values = scores.items["arc_easy"]
     assert set(values) == {row["id"] for row in rows}
     assert scores.metrics["tune/arc_easy/acc"] == pytest.approx(sum(v["acc"] for v in values.values()) / len(rows))
-    asked = {s["id"]: s for s in scores.samples if s["task"] == "arc_easy"}
+    asked = {s["id"]: s for s in scores.samples if s["task"].startswith("arc_easy")}
     assert all(sample["target"] == int(item.split("-")[1]) % 4 for item, sample in asked.items())
     # the model's choice, by its likelihoods, is what acc is about
     best = {item: max(range(4), key=lambda n: s["filtered_resps"][n][0]) for item, s in asked.items()}
@@ -113,6 +114,27 @@ def test_a_stock_task_is_scored_item_by_item(arc, tuned_model, tokenizer):
     again = score(tuned_model, tokenizer, tasks, few, split="tune", batch_size=4)
     assert 0 < len(again.items["arc_easy"]) < len(values)
     assert all(v["acc"] == values[item]["acc"] for item, v in again.items["arc_easy"].items())
+
+
+def test_a_tag_is_scored_as_one_task_over_all_its_items(arc, tuned_model, tokenizer):
+    experiment = smoke(tasks=["lm_eval:ai2_arc"], primary="tune/ai2_arc/acc")
+    tasks = load_tasks(experiment)
+    items = load_items(tasks, experiment, "tune")
+    scores = score(tuned_model, tokenizer, tasks, items, split="tune", batch_size=4)
+    values = scores.items["ai2_arc"]
+    assert {row["part"] for row in items["ai2_arc"]} == {"arc_easy", "arc_challenge"}
+    assert set(values) == {row["id"] for row in items["ai2_arc"]}
+    assert scores.metrics["tune/ai2_arc/acc"] == pytest.approx(sum(v["acc"] for v in values.values()) / len(values))
+    easy = {"ai2_arc": [row for row in items["ai2_arc"] if row["part"] == "arc_easy"]}
+    alone = score(tuned_model, tokenizer, tasks, easy, split="tune", batch_size=4)
+    assert set(alone.items["ai2_arc"]) == {row["id"] for row in easy["ai2_arc"]}
+
+
+def test_a_group_stands_for_all_its_tasks():
+    parts = stock.named_parts("mmlu")
+    assert len(parts) == 57
+    assert {part.data for part in parts} == {"cais/mmlu"}
+    assert [part.name for part in stock.named_parts("mmlu_abstract_algebra")] == ["mmlu_abstract_algebra"]
 
 
 def test_items_whose_answers_were_changed_are_others(arc):
@@ -139,7 +161,7 @@ def test_a_task_without_its_data_is_named_before_anything_runs(here, store):
     ("reference", "message"),
     [
         ("lm_eval:arc_esy", r"smoke.yaml: evaluation.tasks: lm_eval:arc_esy: lm-eval .* did you mean arc_easy"),
-        ("lm_eval:mmlu", r"smoke.yaml: evaluation.tasks: lm_eval:mmlu: is a group of tasks; .*: mmlu_stem, mmlu_oth"),
+        ("lm_eval:agieval_en_x", r"evaluation.tasks: lm_eval:agieval_en_x: lm-eval .* has no task of this name"),
         ("lm_eval:gone.yaml", r"smoke.yaml: evaluation.tasks: lm_eval:gone.yaml: .*gone.yaml cannot be read: "),
     ],
 )

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from tunesmith.config.strict import Document
+from tunesmith.config.strict import Document, Section
 
 Measure = Literal[
     "extract",
@@ -102,10 +102,23 @@ class Task(Document):
         return {**self.tree(), "name": self.name}
 
 
-class HarnessTask(Task):
-    """A task of the lm-eval harness itself, or a person's own file in its format: `lm_eval:...` in an experiment.
+class Part(Section):
+    """One task of lm-eval: a reference names one, or all of a group's."""
 
-    Prompts, examples and metrics are as its file has them, without a chat template.
+    name: str
+    """What the ids of its items begin with."""
+    file: str
+    """Path of its YAML file."""
+    sha256: str
+    """Of that file, what it includes, and the Python files that these name."""
+    data: str | None = None
+    """The data set it asks for."""
+
+
+class HarnessTask(Task):
+    """Tasks of the lm-eval harness itself, or a person's own file in its format: `lm_eval:...` in an experiment.
+
+    Prompts, examples and metrics are as the files have them, without a chat template.
     """
 
     measure: Measure = "lm_eval"
@@ -114,10 +127,8 @@ class HarnessTask(Task):
     """As the experiment names it."""
     place: str
     """Where it does, for messages."""
-    sha256: str
-    """Of its file, what that includes, and the Python files that they name."""
-    data: str | None = None
-    """The data set it asks for."""
+    parts: tuple[Part, ...]
+    """One, or those of a group."""
 
     @property
     def name(self) -> str:
@@ -126,7 +137,8 @@ class HarnessTask(Task):
 
     def digest_tree(self) -> dict[str, Any]:
         """Its content, wherever it lies."""
-        return {"name": self.name, "measure": self.measure, "sha256": self.sha256}
+        parts = {part.name: part.sha256 for part in self.parts}
+        return {"name": self.name, "measure": self.measure, "parts": parts}
 
 
 def task_name(reference: str) -> str:

@@ -4,23 +4,21 @@ lm-eval runs what such a file says: templates unsandboxed, functions from the mo
 installed harness are part of it; a person's own is not loaded before its digest stands in `evaluation.approved`.
 """
 
-import difflib
 import functools
-import importlib.util
 import json
 import logging
 import os
 import pathlib
-import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
 from typing import Any
 
 import yaml
 
 from tunesmith.config.experiment import Experiment
-from tunesmith.config.task import HARNESS, HarnessTask, is_file
+from tunesmith.config.task import HARNESS, HarnessTask, Part, is_file, task_name
 from tunesmith.data.digest import digest_of, sha256
+from tunesmith.data.stock_index import by_name, nearest, tagged
 from tunesmith.errors import ConfigError, DataError
 from tunesmith.records import Row
 
@@ -39,30 +37,63 @@ Loader.add_constructor("!function", lambda _, node: Function(node.value))
 
 
 def find_task(experiment: Experiment, reference: str) -> HarnessTask:
-    """The task that `lm_eval:NAME` or `lm_eval:FILE.yaml` names; runs nothing of it.
+    """The task, or tasks of a group, that `lm_eval:NAME` or `lm_eval:FILE.yaml` names; runs nothing of it.
 
-    Raises `ConfigError` where there is none, where it is a group, and for a file that nobody has approved.
+    Raises `ConfigError` where there is none, where a group cannot be taken as one, and for a file that nobody has
+    approved.
     """
     evaluation = experiment.evaluation
     where = f"{experiment.where('evaluation', 'suites' if reference in evaluation.suites else 'tasks')}: {reference}"
-    named, own = reference.removeprefix(HARNESS), is_file(reference)
-    path = experiment.resolve(evaluation.tasks_dir) / named if own else stock_file(named)
-    if path is None:
-        raise ConfigError(f"{where}: lm-eval {version('lm-eval')} has no task of this name{nearest(named)}")
+    named = reference.removeprefix(HARNESS)
+    path = experiment.resolve(evaluation.tasks_dir) / named if is_file(reference) else None
+    try:
+        parts = named_parts(named) if path is None else (approved_part(path, reference, evaluation.approved),)
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, ValueError) as error:
+        raise ConfigError(f"{where}: {first_line(error)}") from None
+    tree = {"reference": reference, "place": where, "parts": parts}
+    return HarnessTask.from_tree(tree, path=path or pathlib.Path(parts[0].file))
+
+
+def approved_part(path: pathlib.Path, reference: str, approved: Sequence[str]) -> Part:
+    """A person's own file; raises `ValueError` unless its digest is approved, `OSError` where there is none."""
     try:
         file = TaskFile(path)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, ValueError) as error:
-        raise ConfigError(f"{where}: {path} cannot be read: {first_line(error)}") from None
-    if "group" in file.config:
-        members = ", ".join(name for name in file.config.get("task") or () if isinstance(name, str))
-        raise ConfigError(f"{where}: is a group of tasks; name those that you want: {members}")
-    if own and file.sha256 not in evaluation.approved:
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {error.strerror}") from None
+    if file.sha256 not in approved:
         files = ", ".join(file.contents)
-        raise ConfigError(f"{where}: may run code; read {files} and add to evaluation.approved: {file.sha256}")
+        raise ValueError(f"may run code; read {files} and add to evaluation.approved: {file.sha256}")
+    if not isinstance(file.config.get("task"), str):
+        raise ValueError("is no task but a group of them; name its tasks one by one")
+    return make_part(task_name(reference), path, file)
+
+
+def make_part(name: str, path: pathlib.Path, file: "TaskFile") -> Part:
+    """A task of lm-eval by its file."""
     data = file.config.get("dataset_path")
-    known = {"reference": reference, "place": where, "sha256": file.sha256}
-    tree = {**known, "data": data if isinstance(data, str) else None}
-    return HarnessTask.from_tree(tree, path=path)
+    return Part(name=name, file=str(path), sha256=file.sha256, data=data if isinstance(data, str) else None)
+
+
+@functools.lru_cache(maxsize=64)
+def named_parts(name: str) -> tuple[Part, ...]:
+    """The tasks that a name of the harness stands for: one, or those of a group or tag, each once.
+
+    Raises `ValueError` where there is none, and where a group changes its tasks' settings or aggregates otherwise
+    than by the mean over all items.
+    """
+    path = by_name().get(name)
+    if path is None:
+        members = tagged(name)
+        if not members:
+            raise ValueError(f"lm-eval {version('lm-eval')} has no task of this name{nearest(name)}")
+        return tuple(part for member in members for part in named_parts(member))
+    file = TaskFile(path)
+    if isinstance(file.config.get("task"), str):
+        return (make_part(task_name(f"{HARNESS}{name}"), path, file),)
+    members = file.config.get("task") or []
+    if not isinstance(members, list) or not all(isinstance(member, str) for member in members):
+        raise ValueError(f"the group {name} changes the settings of its tasks; name tasks one by one")
+    return tuple({part.file: part for member in members for part in named_parts(member)}.values())
 
 
 class TaskFile:
@@ -109,28 +140,6 @@ def functions_in(value: Any) -> Iterator[Function]:
             yield from functions_in(part)
 
 
-def stock_files() -> list[pathlib.Path]:
-    """Every task file of the installed harness; some 14,000, of which none is read."""
-    spec = importlib.util.find_spec("lm_eval")
-    assert spec is not None  # noqa: S101 - it is a requirement of this package
-    assert spec.origin is not None  # noqa: S101 - it is no namespace
-    return sorted((pathlib.Path(spec.origin).parent / "tasks").rglob("*.yaml"))
-
-
-@functools.lru_cache(maxsize=64)
-def stock_file(name: str) -> pathlib.Path | None:
-    """The harness's file that says `task: NAME` or `group: NAME`; files that are called so are looked into first."""
-    says = re.compile(rf"""^["']?(task|group)["']?\s*:\s*["']?{re.escape(name)}["']?\s*(#.*)?$""", re.MULTILINE)
-    files = sorted(stock_files(), key=lambda path: (path.stem != name, path.stem not in name))
-    return next((path for path in files if says.search(path.read_text(encoding="utf-8", errors="replace"))), None)
-
-
-def nearest(name: str) -> str:
-    """`; did you mean X?`, by the names of the files."""
-    found = difflib.get_close_matches(name, [path.stem for path in stock_files()], n=1)
-    return f"; did you mean {found[0]}?" if found else "; `lm_eval ls tasks` lists them"
-
-
 @functools.lru_cache(maxsize=32)
 def harness_task(path: pathlib.Path, sha256: str) -> Any:
     """lm-eval's own task object with its data; `sha256` is that of the file which was approved."""
@@ -157,26 +166,26 @@ def refresh(config: Mapping[str, Any]) -> None:
         load_dataset(place, config.get("dataset_name"), download_mode="force_redownload", **given)
 
 
-def load_task(task: HarnessTask) -> Any:
+def load_part(task: HarnessTask, part: Part) -> Any:
     """lm-eval's task object; raises `DataError` where its data is not at hand or it cannot be scored here."""
     try:
-        loaded = harness_task(task.path, task.sha256)
+        loaded = harness_task(pathlib.Path(part.file), part.sha256)
     except Exception as error:  # noqa: BLE001 - whatever its file, functions and data set may raise
-        raise DataError(f"{task.place}: {remedy(task, error)}") from None
+        raise DataError(f"{task.place}: {remedy(part, error)}") from None
     if getattr(loaded, "UNSAFE_CODE", False) or getattr(loaded, "MULTIMODAL", False):
         raise DataError(f"{task.place}: needs code of the model to be run, or a model that sees images; leave it out")
     return loaded
 
 
-def remedy(task: HarnessTask, error: Exception) -> str:
+def remedy(part: Part, error: Exception) -> str:
     """What went wrong on loading a task, and what helps."""
     said = f"{type(error).__name__}: {first_line(error)}"
     missing = isinstance(error, ConnectionError | FileNotFoundError) or "cache" in str(error)
-    if task.data is None or not missing:
-        return f"lm-eval cannot load it ({said})"
+    if part.data is None or not missing:
+        return f"lm-eval cannot load {part.name} ({said})"
     return (
-        f"its data set {task.data} is not at hand ({said}); load it once with a network, put a copy that `datasets` "
-        f"can read into the folder {task.data} here, or leave the task out"
+        f"its data set {part.data} is not at hand ({said}); load it once with a network, put a copy that `datasets` "
+        f"can read into the folder {part.data} here, or leave the task out"
     )
 
 
@@ -187,22 +196,26 @@ def first_line(error: Exception) -> str:
 
 @functools.lru_cache(maxsize=32)
 def rows_of(task: HarnessTask) -> tuple[Row, ...]:
-    """The task's items: `id` and `group` `NAME-INDEX`, the question as `text`, and a digest of the whole item.
+    """The task's items: `id` and `group` `PART-INDEX`, the question as `text`, and a digest of the whole item.
 
     The index is lm-eval's own. Raises `DataError` where the items cannot be had.
     """
-    loaded = load_task(task)
-    try:
-        return tuple(make_row(task.name, index, loaded, item) for index, item in enumerate(loaded.eval_docs))
-    except Exception as error:  # noqa: BLE001 - templates and functions of the task
-        raise DataError(f"{task.place}: {remedy(task, error)}") from None
+    rows: list[Row] = []
+    for part in task.parts:
+        loaded = load_part(task, part)
+        try:
+            rows += [make_row(part, index, loaded, item) for index, item in enumerate(loaded.eval_docs)]
+        except Exception as error:  # noqa: BLE001 - templates and functions of the task
+            raise DataError(f"{task.place}: {remedy(part, error)}") from None
+    return tuple(rows)
 
 
-def make_row(name: str, index: int, loaded: Any, item: Any) -> Row:
+def make_row(part: Part, index: int, loaded: Any, item: Any) -> Row:
     """An item of lm-eval's task as a row."""
     asked = loaded.doc_to_text(item)
     if isinstance(asked, int):  # of such a task the choices are contexts, and this is the right one
         asked = loaded.doc_to_choice(item)[asked]
-    place = f"{name}-{index}"
+    place = f"{part.name}-{index}"
     said = sha256(json.dumps(item, sort_keys=True, default=str))
-    return {"id": place, "group": place, "index": index, "text": str(asked), "item_sha256": said}
+    known = {"id": place, "group": place, "part": part.name, "index": index}
+    return {**known, "text": str(asked), "item_sha256": said}

@@ -10,11 +10,11 @@ from lm_eval.api.task import ConfigurableTask
 from lm_eval.tasks import TaskManager
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from tunesmith.config.task import Task
+from tunesmith.config.task import HarnessTask, Task
 from tunesmith.data.digest import digest_of, digest_rows
 from tunesmith.evaluate.live import LiveModel
 from tunesmith.evaluate.measures import VERSION, configure
-from tunesmith.evaluate.stock import harness_tasks, metric_name
+from tunesmith.evaluate.stock import harness_tasks, metric_name, pooled
 from tunesmith.records import Row, Scores
 
 KEPT_FIELDS = ("prompt_hash", "target", "filtered_resps")
@@ -35,7 +35,7 @@ def score(
         pretrained=model, tokenizer=tokenizer, batch_size=batch_size, add_bos_token=False, backend="causal"
     )
     stock, chosen = harness_tasks(tasks, items)
-    own = {name: task for name, task in tasks.items() if name not in stock}
+    own = {name: task for name, task in tasks.items() if not isinstance(task, HarnessTask)}
     configs = [config for name, task in own.items() for config in configure(task, items[name], tokenizer)]
     # not simple_evaluate: it asks a dozen programs of this machine for their versions after every scoring
     made = [config.pop("task_class", ConfigurableTask)(config=config) for config in configs]
@@ -60,19 +60,20 @@ def collect(
 
     The items of the tasks in `stock`, lm-eval's own, are known by their index.
     """
-    metrics: dict[str, float] = {}
+    metrics: dict[str, list[tuple[float, int]]] = {}
     items: dict[str, dict[str, dict[str, float]]] = {}
     samples, lower = [], []
     for name, logged in results["samples"].items():
-        task = name.partition(".")[0]
+        task, _, part = name.partition(".")
         for key, value in results["results"][name].items():
             metric, comma, _ = key.partition(",")
             if comma and not metric.endswith("_stderr"):
-                metrics[f"{split}/{task}/{metric_name(key)}"] = float(value)
+                count = len({sample["doc_id"] for sample in logged})
+                metrics.setdefault(f"{split}/{task}/{metric_name(key)}", []).append((float(value), count))
                 if results["higher_is_better"][name].get(metric) is False:
                     lower.append(f"{task}/{metric_name(key)}")
         for sample in logged:
-            item = f"{task}-{sample['doc_id']}" if name in stock else sample["doc"]["id"]
+            item = f"{part}-{sample['doc_id']}" if name in stock else sample["doc"]["id"]
             keys = {metric: metric_name(f"{metric},{sample['filter']}") for metric in sample["metrics"]}
             found = {keys[metric]: per_item(sample[metric]) for metric in keys}
             values = {metric: value for metric, value in found.items() if value is not None}
@@ -80,12 +81,12 @@ def collect(
             kept = {field: sample[field] for field in KEPT_FIELDS}
             samples.append({"task": name, "id": item, **values, **kept})
     return Scores(
-        metrics=metrics,
+        metrics={name: pooled(parts) for name, parts in metrics.items()},
         items=items,
         groups=groups,
         digest=digest_of(settings),
         samples=tuple(samples),
-        lower_is_better=tuple(lower),
+        lower_is_better=tuple(dict.fromkeys(lower)),
         settings={**settings, "chat_template": digest_of(settings["chat_template"])},
     )
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tunesmith.config.task import HarnessTask, Task
-from tunesmith.data.stock import load_task
+from tunesmith.data.stock import load_part
 from tunesmith.records import Row
 
 SHOTS_SEED = 1234
@@ -14,18 +14,30 @@ SHOTS_SEED = 1234
 def harness_tasks(
     tasks: Mapping[str, Task], items: Mapping[str, Sequence[Row]]
 ) -> tuple[dict[str, Any], dict[str, list[int]]]:
-    """lm-eval's task objects by the name they have here, and the indices of the items that each is asked.
+    """lm-eval's task objects as `TASK.PART`, and the indices of the items that each is asked.
 
-    Examples are drawn anew from the same seed, so that an item is shown after the same ones in every scoring of
-    the same items.
+    Those that are asked none are left out. Examples are drawn anew from the same seed, so that an item is shown after
+    the same ones in every scoring of the same items.
     """
-    loaded, chosen = {}, {}
+    loaded: dict[str, Any] = {}
+    chosen: dict[str, list[int]] = {}
     for name, task in tasks.items():
-        if isinstance(task, HarnessTask):
-            loaded[name] = load_task(task)
-            loaded[name].set_fewshot_seed(SHOTS_SEED)
-            chosen[name] = sorted(row["index"] for row in items[name])
+        if not isinstance(task, HarnessTask):
+            continue
+        for part in task.parts:
+            indices = sorted(row["index"] for row in items[name] if row["part"] == part.name)
+            if indices:
+                key = f"{name}.{part.name}"
+                loaded[key], chosen[key] = load_part(task, part), indices
+                loaded[key].set_fewshot_seed(SHOTS_SEED)
     return loaded, chosen
+
+
+def pooled(parts: Sequence[tuple[float, int]]) -> float:
+    """A metric over parts of a task, from its value and its number of items in each; lm-eval weighs groups so."""
+    if len(parts) == 1:
+        return parts[0][0]
+    return sum(value * count for value, count in parts) / sum(count for _, count in parts)
 
 
 def metric_name(key: str) -> str:
