@@ -18,6 +18,7 @@ from tunesmith.commands.data import data
 from tunesmith.commands.labels import labels
 from tunesmith.commands.options import EXPERIMENT, OVERRIDABLE, POLICY, experiment_argument, json_option
 from tunesmith.commands.promotion import copy, history, promote, replay, require_pass, rollback
+from tunesmith.commands.shortlist import shortlist
 from tunesmith.commands.study import study
 from tunesmith.commands.training import TRAINING
 from tunesmith.config import Experiment, Policy, SearchSpace
@@ -216,7 +217,7 @@ def evaluate(
     return {"base": dict(base.metrics), "model": dict(scores.metrics)}, summary.comparison_text(base, scores)
 
 
-for command in (*TRAINING, compare, data, labels, study, promote, rollback, history, copy, replay):
+for command in (*TRAINING, compare, data, labels, shortlist, study, promote, rollback, history, copy, replay):
     main.add_command(command)
 
 

@@ -7,6 +7,7 @@ from pydantic import Field, model_validator
 
 from tunesmith.config.audit import AuditLimits
 from tunesmith.config.method import Method, SftConfig, Share
+from tunesmith.config.shortlist import ShortlistConfig
 from tunesmith.config.strict import Document, Section
 from tunesmith.config.task import task_name
 
@@ -211,6 +212,8 @@ class Experiment(Document):
     """How it is trained."""
     evaluation: EvaluationConfig
     """How it is scored."""
+    shortlist: ShortlistConfig = ShortlistConfig(candidates=[])
+    """Which other base models it might start from."""
 
     @property
     def own_task(self) -> str | None:

@@ -8,7 +8,7 @@ from transformers import PreTrainedModel
 
 from tunesmith.models.decoding import end_tokens, greedy
 from tunesmith.models.loading import network_of
-from tunesmith.models.prefix import can_share, continuation_logprobs, scales_logits
+from tunesmith.models.prefix import can_share, continuation_logprobs, plain_logprobs, scales_logits
 
 Request = tuple[tuple[str, str], list[int], list[int]]
 
@@ -50,13 +50,14 @@ class LiveModel(HFLM):
     ) -> list[tuple[float, bool]]:
         model = self._network
         fits = all(len(context) + len(reply) <= self.max_length for _, context, reply in requests)
-        if scales_logits(model) or not can_share(model) or not fits:
+        if scales_logits(model) or not fits:
             return super()._loglikelihood_tokens(list(requests), disable_tqdm=True, override_bs=override_bs)
+        logprobs = continuation_logprobs if can_share(model) else plain_logprobs
         results: dict[int, tuple[float, bool]] = {}
         for batch in self._batches(requests):
             contexts = [requests[group[0]][1] for group in batch]
             continuations = [[requests[n][2] for n in group] for group in batch]
-            scored = continuation_logprobs(model, contexts, continuations)
+            scored = logprobs(model, contexts, continuations)
             for group, values in zip(batch, scored, strict=True):
                 results.update(zip(group, values, strict=True))
         for n, value in results.items():

@@ -117,6 +117,13 @@ def free_memory_mb(device: torch.device) -> float:
     return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
+def installed_memory_mb(device: str) -> float:
+    """All memory of the CUDA device, else of this machine, in MiB."""
+    if device == "cuda":
+        return torch.cuda.mem_get_info()[1] / 2**20
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
 def fix_threads() -> int:
     """Pin torch to one thread per core at hand, so that equal runs give equal bits; returns the count."""
     count = int(os.environ.get("OMP_NUM_THREADS") or len(os.sched_getaffinity(0)))

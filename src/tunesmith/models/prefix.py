@@ -80,6 +80,32 @@ def continuation_logprobs(
     return [[next(results) for _ in group] for group in continuations]
 
 
+@torch.inference_mode()
+def plain_logprobs(
+    model: PreTrainedModel, contexts: Sequence[Sequence[int]], continuations: Sequence[Sequence[Sequence[int]]]
+) -> list[list[tuple[float, bool]]]:
+    """As `continuation_logprobs`, each row by itself: for models whose layers do not all attend to everything.
+
+    As many rows as there are contexts run at once, and the output layer still sees the continuations alone.
+    """
+    pairs = [
+        (list(context), list(tokens))
+        for context, group in zip(contexts, continuations, strict=True)
+        for tokens in group
+    ]
+    scored = []
+    for start in range(0, len(pairs), len(contexts)):
+        batch = pairs[start : start + len(contexts)]
+        ids, mask = pad_right([context + tokens[:-1] for context, tokens in batch])
+        hidden = model.base_model(
+            input_ids=ids.to(model.device), attention_mask=mask.to(model.device), use_cache=False
+        ).last_hidden_state
+        states = [row[len(context) - 1 :] for row, (context, _) in zip(hidden, batch, strict=True)]
+        scored += _score(model, states, [tokens for _, tokens in batch])
+    results = iter(scored)
+    return [[next(results) for _ in group] for group in continuations]
+
+
 def branch_states(
     model: PreTrainedModel, contexts: Sequence[Sequence[int]], branches: Sequence[Sequence[Sequence[int]]]
 ) -> torch.Tensor:
@@ -132,7 +158,9 @@ def prefill(
     return hidden[torch.arange(len(contexts)), lengths - 1 - prefix], cache, mask
 
 
-def _score(model: PreTrainedModel, states: torch.Tensor, replies: Sequence[Sequence[int]]) -> list[tuple[float, bool]]:
+def _score(
+    model: PreTrainedModel, states: torch.Tensor | Sequence[torch.Tensor], replies: Sequence[Sequence[int]]
+) -> list[tuple[float, bool]]:
     """Log-probability and greediness of replies, given the states [replies, tokens, width] before each token."""
     lengths = [len(reply) for reply in replies]
     flat = torch.cat([row[:length] for row, length in zip(states, lengths, strict=True)])

@@ -46,6 +46,14 @@ def design_effect(nets: np.ndarray, counts: np.ndarray, differing: int) -> float
     return together / differing if together else float(counts.mean())
 
 
+def proportion_interval(hits: float, items: float, *, confidence: float) -> tuple[float, float]:
+    """Two-sided score interval of a proportion (Wilson, 1927), which has a width even where none or all are hits."""
+    z = float(norm.ppf((1 + confidence) / 2))
+    centre = (hits + z**2 / 2) / (items + z**2)
+    reach = z * math.sqrt(hits * (items - hits) / items + z**2 / 4) / (items + z**2)
+    return max(0.0, centre - reach), min(1.0, centre + reach)
+
+
 def paired_interval(gained: float, lost: float, items: float, *, confidence: float) -> tuple[float, float]:
     """Two-sided score interval of the difference of two paired proportions (Tango, 1998).
 

@@ -1,0 +1,1 @@
+"""Which base model to tune: candidates compared on the sanity set before anything is trained."""
