@@ -102,6 +102,14 @@ class Scores:
     settings: Mapping[str, Any] = field(default_factory=dict)
     """What the digest identifies, so that a reader can be told what differs; empty in early scores."""
 
+    def names(self, task: str) -> list[str]:
+        """The metrics that items of a task have; not every item need have each."""
+        return list(dict.fromkeys(name for values in self.items.get(task, {}).values() for name in values))
+
+    def values(self, task: str, name: str) -> dict[str, float]:
+        """The value of a metric for each item of a task that has it."""
+        return {item: values[name] for item, values in self.items.get(task, {}).items() if name in values}
+
 
 @dataclass(frozen=True)
 class TrainedRun:

@@ -36,6 +36,8 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def comparison_text(base: Scores, tuned: Scores) -> str:
     """Base and tuned model side by side, with what can be said of the difference, item by item.
 
+    Of a suite the rates of its classes (`METRIC.CLASS`) are left out; they are logged, and in the model card.
+
     The interval stands where the metric is a mean over items; `tunesmith compare` has the others too.
     """
     from tunesmith.comparison.analysis import analyse
@@ -46,7 +48,7 @@ def comparison_text(base: Scores, tuned: Scores) -> str:
     rows = []
     for name, value in tuned.metrics.items():
         found, before = results.get(name), base.metrics.get(name)
-        if before is not None:
+        if before is not None and (found is not None or "." not in name):
             bounds = interval(found) if found is not None and found.whole is None else ""
             cells = (name, f"{before:.3f}", f"{value:.3f}", f"{value - before:+.3f}", bounds)
             rows.append((*cells, verdict(found) if found is not None else ""))

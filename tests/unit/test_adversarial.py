@@ -96,6 +96,20 @@ def test_a_gate_compares_the_items_that_have_a_metric():
         values_of("holdout/adversarial/z", held)
 
 
+def test_models_are_compared_on_metrics_that_only_some_items_have():
+    from tunesmith.summary import comparison_text
+
+    def held(value):
+        items = {f"i{n}": {"refusal": 1.0} if n else {"leak": value, "refusal": 0.0} for n in range(12)}
+        items["i11"] = {"leak": value}
+        means = {"bench/t/refusal": 10 / 11, "bench/t/leak": value, "bench/t/leak.jailbreak": value}
+        return Scores(means, {"t": items}, {item: item for item in items}, "", lower_is_better=("t/leak",))
+
+    text = comparison_text(held(0.0), held(1.0))
+    assert re.search(r"bench/t/leak +0.000 +1.000 +\+1.000", text)
+    assert "jailbreak" not in text
+
+
 def test_a_gate_takes_less_of_a_leak_for_better():
     from tunesmith.config.policy import Superiority
     from tunesmith.gate.decide import Evidence, judge

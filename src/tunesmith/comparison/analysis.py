@@ -147,7 +147,7 @@ def analyse(names: Sequence[str], scores: Sequence[Scores], *, split: str, metri
 
 def chosen_metrics(scores: Scores, metrics: Sequence[str], *, split: str) -> list[str]:
     """The metrics `task/name` that were asked for, else all that items have."""
-    known = [f"{task}/{name}" for task, items in scores.items.items() for name in next(iter(items.values()), {})]
+    known = [f"{task}/{name}" for task in scores.items for name in scores.names(task)]
     if not known:
         raise EvaluationError("the scores hold no items; score the models again")
     asked = [metric.strip().removeprefix(f"{split}/") for metric in metrics]
@@ -169,9 +169,9 @@ def compare_metric(first: Scores, second: Scores, metric: str) -> Effect:
 
 
 def values_of(scores: Scores, metric: str) -> dict[str, float]:
-    """Each item's value of a metric `task/name`."""
+    """The value of a metric `task/name` for each item that has it."""
     task, _, name = metric.partition("/")
-    return {item: values[name] for item, values in scores.items[task].items()}
+    return scores.values(task, name)
 
 
 def is_lower_better(scores: Scores, metric: str) -> bool:

@@ -45,13 +45,19 @@ def changed(first: Scores, second: Scores, metrics: Sequence[str], *, lower: Ite
 
 def _changed_in(task: str, signs: Mapping[str, int], first: Scores, second: Scores) -> list[Change]:
     ours, theirs = first.items[task], second.items[task]
-    binary = [name for name in signs if all(v[name] in {0.0, 1.0} for held in (ours, theirs) for v in held.values())]
+    binary = [
+        name
+        for name in signs
+        if {*first.values(task, name).values(), *second.values(task, name).values()} <= {0.0, 1.0}
+    ]
     samples = [samples_of(held, task) for held in (first, second)]
     found: list[tuple[list[float], Change]] = []
     for item, values in ours.items():
-        both = {name: (values[name], theirs[item][name]) for name in signs}
-        gains = [signs[name] * (both[name][1] - both[name][0]) for name in [*binary, *signs]]
-        if any(abs(gain) > LEAST for gain in (gains[: len(binary)] or gains)):
+        both = {name: (values[name], theirs[item][name]) for name in signs if name in values}
+        gain_of = {name: signs[name] * (after - before) for name, (before, after) in both.items()}
+        first_asked = [name for name in binary if name in both]
+        gains = [gain_of[name] for name in [*first_asked, *both]]
+        if any(abs(gain) > LEAST for gain in (gains[: len(first_asked)] or gains)):
             told = samples[0].get(item, {}), samples[1].get(item, {})
             replies = reply(told[0]), reply(told[1])
             first_gain = next(gain for gain in gains if abs(gain) > LEAST)

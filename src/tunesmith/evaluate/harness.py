@@ -74,7 +74,9 @@ def collect(
                     lower.append(f"{task}/{metric_name(key)}")
         for sample in logged:
             item = f"{part}-{sample['doc_id']}" if name in stock else sample["doc"]["id"]
-            keys = {metric: metric_name(f"{metric},{sample['filter']}") for metric in sample["metrics"]}
+            keys = {
+                metric: metric_name(f"{metric},{sample['filter']}") for metric in sample["metrics"] if "." not in metric
+            }
             found = {keys[metric]: per_item(sample[metric]) for metric in keys}
             values = {metric: value for metric, value in found.items() if value is not None}
             items.setdefault(task, {}).setdefault(item, {}).update(values)

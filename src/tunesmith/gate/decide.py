@@ -109,7 +109,7 @@ def compare(gate: Paired, evidence: Evidence) -> Comparison:
 def values_of(metric: str, scores: Scores) -> dict[str, float]:
     """The value of one metric `split/task/name` for each item that has it; raises `KeyError` or `ValueError`."""
     _, task, name = metric.split("/")
-    values = {item: values[name] for item, values in scores.items[task].items() if name in values}
+    values = scores.values(task, name)
     if not values:
         raise KeyError(name)
     return values

@@ -129,8 +129,8 @@ def former(version: Version, digest: str) -> Scores | None:
 def scores(record: evidence.Record, champion: Scores | None) -> list[dict[str, str]]:
     """Every per-item metric of the holdout with its 95% interval, beside base and former champion."""
     rows = []
-    for task, items in record.candidate.items.items():
-        for name in next(iter(items.values()), {}):
+    for task in record.candidate.items:
+        for name in record.candidate.names(task):
             row = {"metric": f"holdout/{task}/{name}"}
             for who, held in (("version", record.candidate), ("base", record.base), ("champion", champion)):
                 row[who] = interval(held, task, name) if held else "none"
@@ -140,7 +140,7 @@ def scores(record: evidence.Record, champion: Scores | None) -> list[dict[str, s
 
 def interval(held: Scores, task: str, name: str) -> str:
     """A mean with its 95% interval, resampled by group."""
-    values = {item: found[name] for item, found in held.items.get(task, {}).items() if name in found}
+    values = held.values(task, name)
     if not values:
         return "not scored"
     spread = paired_difference(values, dict.fromkeys(values, 0.0), held.groups, confidence=CONFIDENCE)
