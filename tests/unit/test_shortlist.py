@@ -51,6 +51,13 @@ def test_a_smaller_model_wins_where_the_difference_is_not_beyond_doubt():
     assert "with 25% of its weights" in choice.reason
 
 
+def test_a_rival_that_finds_the_references_likelier_is_named():
+    choice = choose(candidate("big", bits=0.9), candidate("small", right=20, bits=1.2, parameters=50))
+    assert choice.reference == "small"
+    assert choice.reason.endswith("likelier under big, though: 0.910 bits a byte against 1.210")
+    assert "though" not in choose(candidate("big"), candidate("small", right=20, parameters=50)).reason
+
+
 def test_where_nobody_answers_right_the_likelihood_decides():
     choice = choose(candidate("small", bits=1.4, parameters=10), candidate("big", bits=0.9))
     assert (choice.reference, choice.metric) == ("big", BITS)

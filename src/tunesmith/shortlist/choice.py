@@ -54,7 +54,9 @@ def recommend(entries: Sequence[Entry], limits: Limits, *, primary: str, groups:
     for entry in sorted(fitting, key=_size):
         against = effect(_few(entry, metric).values, _few(best, metric).values, groups)
         if entry is best or not _beyond_doubt(against, sign):
-            return Choice(entry.reference, _reason(entry, best, metric, against, len(fitting)), metric)
+            reason = f"{_reason(entry, best, metric, against, len(fitting))}{_likelier(entry, fitting, groups)}"
+            terms = entry.facts.licence.limits if entry.facts is not None else ""
+            return Choice(entry.reference, f"{reason}; mind its licence: {terms}" if terms else reason, metric)
     raise AssertionError("the best is among the fitting")
 
 
@@ -83,6 +85,16 @@ def _reason(entry: Entry, best: Entry, metric: str, against: Effect, fitting: in
             f"few-shot {metric} {value:.3f} against {top:.3f} of {best.reference}, a difference that is not beyond "
             f"doubt (95% interval {bounds}), with {_size(entry) / _size(best):.0%} of its weights"
         )
-    facts = entry.facts
-    limits = facts.licence.limits if facts is not None else ""
-    return f"{why}; mind its licence: {limits}" if limits else why
+    return why
+
+
+def _likelier(entry: Entry, fitting: Sequence[Entry], groups: Mapping[str, str]) -> str:
+    """Whether another candidate finds the reference replies likelier beyond doubt, which may count once it is tuned."""
+    best = min(fitting, key=lambda other: _few(other, BITS).mean)
+    against = effect(_few(entry, BITS).values, _few(best, BITS).values, groups)
+    if not _beyond_doubt(against, -1):
+        return ""
+    return (
+        f"; the reference replies are likelier under {best.reference}, though: {against.second:.3f} bits a byte "
+        f"against {against.first:.3f}"
+    )

@@ -8,7 +8,7 @@ from tunesmith.pages.markup import PAGE, STYLE, heads, note, number, row, sectio
 from tunesmith.shortlist.entry import FEW_SHOT, ZERO_SHOT
 from tunesmith.shortlist.table import LOWER, Line, Shortlist, fact_lines, metrics, remarks, score_lines
 
-LABEL, WIDTH, LANE, EDGE = 260, 620, 24, 12
+LABEL, WIDTH, LANE, EDGE = 300, 960, 24, 12
 
 OWN_STYLE = """
 svg{display:block;max-width:100%;margin-bottom:1rem} svg text{fill:var(--soft);font-size:12px}
