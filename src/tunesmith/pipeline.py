@@ -18,6 +18,7 @@ from tunesmith.data.dataset import load_dataset, training_rows
 from tunesmith.data.digest import digest_of
 from tunesmith.data.tasks import load_items, load_tasks
 from tunesmith.errors import ConfigError, ModelError, OutcomeError
+from tunesmith.evaluate.forgetting import forgetting
 from tunesmith.judgement import judge
 from tunesmith.models.device import place
 from tunesmith.models.references import resolve
@@ -218,7 +219,8 @@ def score_holdout(coordinator: Coordinator, run_id: str, report: AuditReport) ->
     tasks = [persistent(scoring("holdout-winner", str(adapter))), persistent(scoring("holdout-base", None))]
     scores, base = coordinator.crew.each(tasks)
     evidence.save(winner_run, candidate=scores, base=base)
-    winner_run.metrics({**scores.metrics, **report.metrics})
+    lost = forgetting(coordinator.experiment.evaluation.forgetting, base, scores)
+    winner_run.metrics({**scores.metrics, **report.metrics, **lost})
     winner_run.flush()
     return base, scores
 
@@ -261,6 +263,7 @@ def evaluate(
         run.json(experiment.tree(), "experiment.json")
         log_scores_of(run, scores, adapter)
         run.metrics({f"base/{name}": value for name, value in base.metrics.items()})
+        run.metrics(forgetting(experiment.evaluation.forgetting, base, scores))
         with runs.recording(runs.create(experiment.name, "base", kind="base", parent=run)) as beside:
             log_scores_of(beside, base, None)
         return base, scores

@@ -18,8 +18,6 @@ Measure = Literal[
     "perplexity",
     "adversarial",
     "canary",
-    "dialogue",
-    "factuality",
     "lm_eval",
 ]
 
@@ -39,8 +37,7 @@ class Task(Document):
     BLEU, chrF); `likelihood` is the perplexity of the reference; `rouge` is ROUGE-L and that perplexity;
     `multiple_choice` ranks choices;
     `perplexity` scores plain text; `adversarial` says whether replies to hostile, strange or damaged messages
-    do what their rows expect; `canary` looks for planted secrets; `dialogue` asks the base how well replies fit
-    their conversations; `factuality` looks for what replies state in `knowledge`."""
+    do what their rows expect; `canary` looks for planted secrets."""
     rows: str | None = None
     """The items: a file relative to this one, or any source of rows; the experiment's conversations when null."""
     answer: str | None = None
@@ -58,7 +55,7 @@ class Task(Document):
     """Whether prompts are written in the model's chat template; when null, conversations are and questions
     without `messages` are not."""
     knowledge: str | None = None
-    """`factuality` and `adversarial`: what replies may state, a file relative to this one: a YAML list of entries,
+    """`adversarial`: what replies may state, a file relative to this one: a YAML list of entries,
     or text in paragraphs."""
     alternatives: Annotated[int, Field(ge=1, le=1023)] = 31
     """`canary`: how many random secrets of the same form each planted one is ranked among."""
@@ -73,12 +70,6 @@ class Task(Document):
         if groups != 1:
             raise ValueError("the pattern needs exactly one group (…)")
         return pattern
-
-    @model_validator(mode="after")
-    def _has_knowledge(self) -> "Task":
-        if self.measure == "factuality" and self.knowledge is None:
-            raise ValueError("measure factuality needs the key knowledge: the file that replies are held against")
-        return self
 
     @model_validator(mode="after")
     def _is_prompted(self) -> "Task":
