@@ -55,7 +55,10 @@ def test_runs_that_cannot_be_replayed_are_told(store, invoke):
     halved.finish("KILLED", reason="halved")
     done = invoke("replay", halved.id)
     assert done.exit_code == 2
-    assert "is a run of kind trial that is KILLED; finished runs of kind sft, confirmation, trial" in done.stderr
+    assert (
+        "is a run of kind trial that is KILLED; finished runs of kind sft, dpo, kto, reward, rlhf, confirm"
+        in done.stderr
+    )
     done = invoke("replay", "0" * 32)
     assert done.exit_code == 2
     assert "no such run" in done.stderr

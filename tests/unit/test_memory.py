@@ -7,12 +7,14 @@ import torch
 from peft import LoraConfig
 from tests.conftest import ROOT
 from transformers import BitsAndBytesConfig
+from trl import SFTConfig
 
 from tunesmith.config import Experiment, overrides
 from tunesmith.errors import TrainingError
 from tunesmith.models.device import Placement
 from tunesmith.models.loading import lora_config
 from tunesmith.models.nf4 import nf4
+from tunesmith.train.arguments import arguments
 from tunesmith.train.memory import out_of_memory_text
 from tunesmith.train.run import out_of_memory_explained
 
@@ -35,15 +37,13 @@ def test_memory_that_runs_out_is_explained_with_sizes(tiny_model):
 
 
 @pytest.mark.parametrize("path", sorted(ROOT.glob("experiments/gpu/*.yaml")), ids=lambda path: path.stem)
-def test_a_preset_builds_its_trainers_and_adapters_configuration(path, tmp_path):
-    from tunesmith.train.sft import arguments
-
+def test_a_preset_builds_its_trainers_and_adapters_configuration(path, tiny_model, tmp_path):
     experiment = Experiment.from_yaml(path)
     assert experiment.model.device == "cuda"
     lora = lora_config(experiment.adapter)
     assert isinstance(lora, LoraConfig)
     assert (lora.r, lora.lora_alpha, lora.target_modules) == (16, 32, "all-linear")
-    made = arguments(experiment, folder=tmp_path, on_cpu=True, bfloat16=True)
+    made = SFTConfig(**arguments(experiment, tiny_model, tmp_path))
     rows = made.per_device_train_batch_size * made.gradient_accumulation_steps
     assert rows == experiment.method.batch_size
     assert made.gradient_checkpointing == experiment.method.gradient_checkpointing
