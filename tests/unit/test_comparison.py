@@ -197,6 +197,13 @@ def test_a_choice_is_shown_by_its_number():
     assert (change.target, change.replies) == ("choice 2", ("choice 2 of 2", "choice 1 of 2"))
 
 
+@pytest.mark.parametrize("answer", [-12.34, [-12.34, False]])
+def test_a_likelihood_is_shown_as_lm_eval_gives_it_for_plain_text_and_for_replies(answer):
+    sample = {"task": "intent", "id": "i0", "target": "", "filtered_resps": [answer]}
+    change = compared(scores([1], samples=(sample,)), scores([0], samples=(sample,))).changes[0][0]
+    assert change.replies == ("log-likelihood -12.3", "log-likelihood -12.3")
+
+
 def test_values_that_are_no_numbers_are_refused_by_item():
     with pytest.raises(EvaluationError, match="intent/acc: the value of item i1 is nan; leave the metric out"):
         compared(scores([1, math.nan]), scores([1, 0]))

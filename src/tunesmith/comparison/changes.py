@@ -80,9 +80,14 @@ def reply(sample: Mapping[str, Any]) -> str:
     if kept and isinstance(kept[0], str):
         return str(kept[0])
     if len(kept) > 1:
-        likely = max(range(len(kept)), key=lambda n: kept[n][0])
+        likely = max(range(len(kept)), key=lambda n: likelihood(kept[n]))
         return f"choice {likely + 1} of {len(kept)}"
-    return f"log-likelihood {kept[0][0]:.1f}" if kept else ""
+    return f"log-likelihood {likelihood(kept[0]):.1f}" if kept else ""
+
+
+def likelihood(answer: Any) -> float:
+    """The log-likelihood in one of lm-eval's answers: of plain text the number itself, else the first of a pair."""
+    return float(answer if isinstance(answer, int | float) else answer[0])
 
 
 def target(sample: Mapping[str, Any]) -> str:
