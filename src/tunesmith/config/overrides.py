@@ -1,5 +1,6 @@
 """Overriding fields of an experiment by their dotted names."""
 
+import functools
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -14,8 +15,12 @@ SHORT_SECTIONS = ("method", "adapter", "model")
 
 def field_names(under: str | tuple[str, ...] = "") -> list[str]:
     """Every overridable field whose name begins so, as `section.field`, deepest names last; of all methods."""
-    names = {name for name in _names(Experiment) if name.startswith(under)}
-    return sorted(names, key=lambda name: (name.count("."), name))
+    return [name for name in _all_names() if name.startswith(under)]
+
+
+@functools.cache
+def _all_names() -> tuple[str, ...]:
+    return tuple(sorted(set(_names(Experiment)), key=lambda name: (name.count("."), name)))
 
 
 def _names(model: type[Section], prefix: str = "") -> Iterable[str]:
