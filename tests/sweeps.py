@@ -1,5 +1,6 @@
 """Sweeps of the tiny model in processes of their own: started, watched, killed, and what they left."""
 
+import contextlib
 import os
 import pathlib
 import random
@@ -55,9 +56,13 @@ def wait_for(project: pathlib.Path, kind: str, count: int, seconds: float = 90) 
 
 
 def workers_of(sweep: subprocess.Popen[str]) -> list[psutil.Process]:
-    """The worker processes of a sweep."""
-    children = psutil.Process(sweep.pid).children(recursive=True)
-    return [child for child in children if "spawn_main" in " ".join(child.cmdline())]
+    """The worker processes of a sweep that live; one may have ended since it was listed."""
+    workers = []
+    for child in psutil.Process(sweep.pid).children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):  # a zombie among them
+            if "spawn_main" in " ".join(child.cmdline()):
+                workers.append(child)
+    return workers
 
 
 @dataclass(frozen=True)
