@@ -20,6 +20,7 @@ from tunesmith.data.dataset import load_dataset, training_rows
 from tunesmith.models.device import fix_threads, keep_memory, place
 from tunesmith.models.loading import load_base, load_tokenizer
 from tunesmith.models.references import resolve
+from tunesmith.stats.paired import Difference
 from tunesmith.train.encode import Encoded, encode_rows
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -83,6 +84,20 @@ def ratio(ours: list[float], theirs: list[float]) -> Ratio:
     """Ours over theirs, round by round."""
     values = [a / b for a, b in zip(ours, theirs, strict=True)]
     return Ratio(statistics.median(values), min(values), max(values))
+
+
+def change_table(before: str, after: str, rows: Mapping[str, tuple[float, float, Difference]]) -> str:
+    """What a training changed, a line each: the value before and after, and the paired difference with its interval."""
+    lines = [f"| | {before} | {after} | change, 95% interval |", "|---|---:|---:|---:|"]
+    for name, (first, second, found) in rows.items():
+        interval = f"{found.mean:+.3f}, {found.low:+.3f} to {found.high:+.3f}"
+        lines.append(f"| {name} ({found.items}) | {first:.3f} | {second:.3f} | {interval} |")
+    return "\n".join(lines) + "\n"
+
+
+def plain(found: Difference) -> dict[str, float]:
+    """A difference as values for JSON."""
+    return {"mean": found.mean, "low": found.low, "high": found.high, "items": found.items, "groups": found.groups}
 
 
 def machine() -> dict[str, Any]:

@@ -1,25 +1,26 @@
 """What DPO from a supervised adapter changes: pairs ranked right, and the desk that replies name.
 
-    python -m benchmarks.dpo_quality [--rows 160] [--rate 2e-4]
+    python -m benchmarks.dpo_quality [--sft RUN] [--rows 160] [--rate 2e-4]
 
-Tunes the demo's base on conversations, goes on from that adapter by DPO on the demo's preference pairs, and compares
-the two: the share of unseen pairs (of the splits tune and bench, which neither training saw) whose chosen reply has
-the higher log-probability per token, and exact match of the routed desk on the conversations of `bench`, with paired
-95% intervals, groups resampled. Uses the tracking store that `MLFLOW_TRACKING_URI` names.
+Goes on from a supervised adapter (of the run that is named, else of one trained first on `--rows` rows) by DPO on the
+demo's preference pairs, and compares the two: the share of unseen pairs (of the splits tune and bench, which neither
+training saw) whose chosen reply has the higher log-probability per token, and exact match of the routed desk on the
+conversations of `bench`, with paired 95% intervals, groups resampled. Uses the tracking store that
+`MLFLOW_TRACKING_URI` names.
 """
 
 import argparse
 import pathlib
 from typing import Any
 
-from benchmarks.bench import ROOT, machine, write
+from benchmarks.bench import ROOT, change_table, machine, plain, write
 from tunesmith import pipeline
 from tunesmith.config import Experiment
 from tunesmith.config.overrides import apply
 from tunesmith.data.dataset import load_dataset
 from tunesmith.models.loading import attach_saved, detach, network_of
 from tunesmith.progress import Progress
-from tunesmith.stats.paired import Difference, paired_difference
+from tunesmith.stats.paired import paired_difference
 from tunesmith.sweep.workbench import Workbench
 from tunesmith.tracking import runs, store
 from tunesmith.train.dpo import both
@@ -47,22 +48,18 @@ def ranked_right(experiment: Experiment, run_ids: list[str]) -> list[dict[str, f
     return found
 
 
-def plain(found: Difference) -> dict[str, float]:
-    """A difference as values for JSON."""
-    return {"mean": found.mean, "low": found.low, "high": found.high, "items": found.items, "groups": found.groups}
-
-
 def main() -> None:
-    """Train twice, compare, write."""
+    """Go on from the adapter, compare, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sft", help="the run of a supervised adapter")
     parser.add_argument("--rows", type=int, default=160)
     parser.add_argument("--rate", type=float, default=2e-4)
     options = parser.parse_args()
     tuning = apply(Experiment.from_yaml(ROOT / "experiments/support.yaml"), {"data.train_rows": options.rows})
     pairs = Experiment.from_yaml(ROOT / "experiments/support-dpo.yaml")
-    result: dict[str, Any] = {**machine(), "rows": options.rows, "learning_rate": options.rate}
+    result: dict[str, Any] = {**machine(), "learning_rate": options.rate}
     with Progress() as progress:
-        sft, *_ = pipeline.train_one(tuning, progress)
+        sft = options.sft or pipeline.train_one(tuning, progress)[0]
         going_on = apply(pairs, {"model.base": f"runs:/{sft}", "method.learning_rate": options.rate})
         dpo, trained, _ = pipeline.train_one(going_on, progress)
         result["train_seconds"] = trained.metrics["train/seconds"]
@@ -75,17 +72,11 @@ def main() -> None:
     routed = [{item: v["exact_match"] for item, v in found.items["intent"].items()} for found in scores]
     intent = paired_difference(routed[1], routed[0], scores[0].groups, confidence=0.975)
     result |= {"intent": [s.metrics["bench/intent/exact_match"] for s in scores], "intent_change": plain(intent)}
-    lines = [
-        "| on the demo, after SFT and after DPO from it | SFT | DPO | change, 95% interval |",
-        "|---|---:|---:|---:|",
-    ]
-    for name, values, change in (
-        (f"pairs ranked right ({ranking.items})", shares, ranking),
-        (f"right desk named ({intent.items})", result["intent"], intent),
-    ):
-        interval = f"{change.mean:+.3f}, {change.low:+.3f} to {change.high:+.3f}"
-        lines.append(f"| {name} | {values[0]:.3f} | {values[1]:.3f} | {interval} |")
-    write(f"{result['date'][:10]}-dpo-quality", "\n".join(lines) + "\n", result)
+    changes = {
+        "pairs ranked right": (*shares, ranking),
+        "right desk named": (*result["intent"], intent),
+    }
+    write(f"{result['date'][:10]}-dpo-quality", change_table("after SFT", "after DPO from it", changes), result)
 
 
 if __name__ == "__main__":

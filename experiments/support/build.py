@@ -9,10 +9,8 @@ hand; this script adds the system prompt and the routing line, deals scenarios o
 and pairs flawed replies with good ones, all from one seed.
 """
 
-import argparse
 import collections
 import itertools
-import json
 import pathlib
 import random
 import re
@@ -20,11 +18,12 @@ import sys
 from dataclasses import dataclass, field
 from typing import Any
 
+import writing
 import yaml
 
 from tunesmith.data.split import split_of
 
-HERE = pathlib.Path(__file__).parent
+HERE = writing.HERE
 SEED = 17
 SHARES = {"train": 0.55, "tune": 0.10, "holdout": 0.25, "bench": 0.10}
 SYSTEM = "You are the Riverbend Power & Water desk. Answer by policy, then name the desk: Route: <desk>."
@@ -293,23 +292,5 @@ def add_policy(
         files["policy.jsonl"].append({**row, "messages": messages})
 
 
-def main() -> int:
-    """Check the sources and, unless asked only to check, write the data files."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--check", action="store_true", help="check the sources and write nothing")
-    only_check = parser.parse_args().check
-    files, problems = assemble()
-    for problem in problems:
-        print(problem, file=sys.stderr)
-    if problems:
-        return 1
-    for name, rows in files.items():
-        print(f"{name}: {len(rows)} rows")
-        if not only_check:
-            lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]
-            (HERE / name).write_text("".join(lines), encoding="utf-8")
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(writing.build(assemble, __doc__))

@@ -8,16 +8,15 @@ holdout and bench, and draws the canaries' secrets, `{ddd-UU}` in their replies,
 customer, `R:` desk, `D:` the desks that a right reply may name, `F:` what no reply may hold, `T:` the clean twin.
 """
 
-import argparse
 import itertools
 import json
-import pathlib
 import random
 import re
 import string
 import sys
 from typing import Any
 
+import writing
 from build import (
     HERE,
     QUESTION_SPLITS,
@@ -30,14 +29,13 @@ from build import (
     handbook,
     with_system,
 )
+from writing import Rows
 
 SUITES = HERE / "suites"
 CLASSES = ("ambiguous", "out_of_domain", "injection", "quoted_injection", "jailbreak", "typos", "paraphrase")
 REFUSED = {"out_of_domain", "jailbreak"}
 FEWEST = 25
 SLOT = re.compile(r"\{([^}]+)\}")
-
-Rows = list[dict[str, Any]]
 
 
 def blocks(name: str) -> list[list[tuple[str, str]]]:
@@ -157,23 +155,5 @@ def assemble() -> tuple[dict[str, Rows], list[str]]:
     return files, problems
 
 
-def main() -> int:
-    """Check the sources and, unless asked only to check, write the data files."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--check", action="store_true", help="check the sources and write nothing")
-    only_check = parser.parse_args().check
-    files, problems = assemble()
-    for problem in problems:
-        print(problem, file=sys.stderr)
-    if problems:
-        return 1
-    for name, rows in files.items():
-        print(f"{name}: {len(rows)} rows")
-        if not only_check:
-            lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]
-            pathlib.Path(HERE / name).write_text("".join(lines), encoding="utf-8")
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(writing.build(assemble, __doc__))

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 MARKS = {"ok": "✓", "warning": "!", "error": "✗", "pass": "✓", "fail": "✗", "inconclusive": "?"}
 MARKS |= {"warn": "!", "note": "·"}
+ALONE_NOTE = "alone: by that metric's own test; the verdict allows for all metrics being looked at (Holm)"
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -52,7 +53,8 @@ def comparison_text(base: Scores, tuned: Scores) -> str:
             bounds = interval(found) if found is not None and found.whole is None else ""
             cells = (name, f"{before:.3f}", f"{value:.3f}", f"{value - before:+.3f}", bounds)
             rows.append((*cells, verdict(found) if found is not None else ""))
-    return table(("metric", "base", "tuned", "change", "95% interval", "verdict"), rows)
+    shown = table(("metric", "base", "tuned", "change", "95% interval", "verdict"), rows)
+    return f"{shown}\n{ALONE_NOTE}" if any("(alone:" in row[-1] for row in rows) else shown
 
 
 def sweep_text(outcome: "SweepOutcome", experiment: Experiment, policy: Policy) -> str:

@@ -4,6 +4,7 @@ import collections
 import importlib.util
 import itertools
 import json
+import sys
 
 import pytest
 from tests.conftest import ROOT
@@ -13,12 +14,10 @@ SUPPORT = ROOT / "experiments" / "support"
 
 @pytest.fixture(scope="module")
 def build():
-    spec = importlib.util.spec_from_file_location("build", SUPPORT / "build.py")
-    module = importlib.util.module_from_spec(spec)
-    import sys
-
-    sys.modules["build"] = module
-    spec.loader.exec_module(module)
+    for name in ("writing", "build"):  # the second imports the first
+        spec = importlib.util.spec_from_file_location(name, SUPPORT / f"{name}.py")
+        sys.modules[name] = module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
     return module
 
 

@@ -17,7 +17,7 @@ SHARES = Experiment.from_yaml(ROOT / "experiments" / "support.yaml").data.split.
 
 @pytest.fixture(scope="module")
 def assembled():
-    for name in ("build", "build_suites"):  # the second imports the first
+    for name in ("writing", "build", "build_suites"):  # each imports those before it
         spec = importlib.util.spec_from_file_location(name, SUPPORT / f"{name}.py")
         sys.modules[name] = module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)

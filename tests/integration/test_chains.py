@@ -44,6 +44,10 @@ def test_dpo_goes_on_from_a_supervised_adapter_and_the_package_remembers_both(st
     assert run.tag("adapter_sha256") != sft.tag("adapter_sha256")
     assert run.tag("base_sha256") == resolve("bundled:tiny-llama").sha256
 
+    again = json.loads(invoke("replay", run.id, "--json").stdout)
+    assert again["outcome"] == "identical"
+    assert again["adapter_sha256"] == run.tag("adapter_sha256")
+
     experiment = overrides.apply(Experiment.from_yaml(PAIRS), {**SMALL, "model.base": f"runs:/{sft.id}"})
     policy = Policy.from_yaml(write_policy(store))
     evidence.save(run, candidate=scores(50), base=scores(10))

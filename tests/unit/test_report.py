@@ -4,7 +4,6 @@ import dataclasses
 import html.parser
 import math
 import re
-from xml.etree import ElementTree
 
 import plotly.offline
 import pytest
@@ -12,7 +11,6 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 from optuna.trial import TrialState
 from tests.search_records import PARAMS, failed, halved, infeasible, plausible, sweep, trial
 
-from tunesmith.pages import curves
 from tunesmith.sweep import figures, importance, report, results
 from tunesmith.sweep.results import ConfirmationRecord
 
@@ -185,16 +183,6 @@ def test_a_page_of_200_long_trials_stays_below_8_megabytes():
     assert max(len(found.curve) for found in record.trials) > 1000
 
 
-def test_a_thinned_curve_keeps_its_mean_and_its_ends_and_leaves_out_what_is_not_finite():
-    curve = [(step, float(step % 7)) for step in range(1, 1201)]
-    thin = curves.thinned(curve)
-    assert len(thin) == curves.POINTS
-    assert sum(y for _, y in thin) / len(thin) == pytest.approx(sum(y for _, y in curve) / len(curve))
-    assert thin[0][0] == pytest.approx(10.5)
-    assert thin[-1][0] == pytest.approx(1190.5)
-    assert curves.thinned([(1, 2.0), (2, math.nan), (3, math.inf), (4, 1.0)]) == [(1.0, 2.0), (4.0, 1.0)]
-
-
 def test_importances_are_told_from_the_first_rung_so_that_halved_trials_count_alike():
     record = plausible(40)
     shares = importance.importances(record)
@@ -282,21 +270,8 @@ def test_the_front_holds_what_no_other_trial_beats_in_everything():
 
 def test_trials_that_overfit_are_named_and_marked_where_tune_loss_was_lowest():
     record = sweep(trial(0, losses={20: 2.5, 60: 1.5, 100: 1.6}), trial(1), halved(2))
-    assert figures.overfitting_point(record.trials[0]) == (60, 1.5)
+    assert results.overfitting_point(record.trials[0]) == (60, 1.5)
     marks = next(trace for trace in figures.tune_curves(record).data if trace.name == "overfits from here")
     assert (marks.x, marks.y, marks.customdata) == ((60,), (1.5,), (0,))
     assert "Trial 0 overfit: a cross marks the lowest tune loss" in text(report.page(record))
     assert "No trial overfits." in text(report.page(sweep(trial(1), halved(2))))
-
-
-def test_the_picture_of_a_training_marks_where_it_overfits_and_is_an_svg_file():
-    train = [(step, 3.0 - step / 50) for step in range(1, 101)]
-    shown = curves.losses([*train, (101, math.nan)], [(50, 1.5), (100, 1.8)], overfit_from=50)
-    root = ElementTree.fromstring(shown)
-    marked = [tag.attrib for tag in root if tag.tag.endswith("circle") and tag.get("class") == "over"]
-    assert len(marked) == 1
-    words = [tag.text for tag in root if tag.tag.endswith("text")]
-    assert "overfits from step 50: tune loss 1.500 there, 1.800 at the end" in words
-    assert "nan" not in shown
-    assert not any("overfits" in word for word in ElementTree.fromstring(curves.losses(train, [(100, 1.0)])).itertext())
-    ElementTree.fromstring(curves.losses([], [(1, math.inf)]))

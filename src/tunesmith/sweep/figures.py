@@ -3,7 +3,6 @@
 Colours and lines are readable on white and on near-black; texts take their colour from the page's style.
 """
 
-import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -15,8 +14,7 @@ from plotly.colors import sample_colorscale
 
 from tunesmith.pages.curves import thinned
 from tunesmith.sweep.importance import first_loss
-from tunesmith.sweep.results import SweepRecord, TrialRecord
-from tunesmith.train.curves import overfitting_step
+from tunesmith.sweep.results import SweepRecord, TrialRecord, overfitting_point
 
 IN_FULL = "trained in full"
 COLOURS = {IN_FULL: "#2da16b", "infeasible": "#d1495b", "failed": "#a8763e"}
@@ -50,13 +48,6 @@ def groups(record: SweepRecord) -> dict[str, str]:
 def members(record: SweepRecord, name: str) -> list[TrialRecord]:
     """The trials of a group."""
     return [trial for trial in record.trials if group(trial) == name]
-
-
-def overfitting_point(trial: TrialRecord) -> tuple[float, float] | None:
-    """Where a trial begins to overfit, as share of its training in percent and tune loss there; None if it does not."""
-    train = [(100 * step / trial.steps, loss) for step, loss in trial.curve if trial.steps and math.isfinite(loss)]
-    percent = overfitting_step(train, list(trial.judged.items()))
-    return None if percent is None else (percent, trial.judged[int(percent)])
 
 
 def ceiling(losses: Iterable[float]) -> float | None:

@@ -26,7 +26,7 @@ from tunesmith.progress import describe
 from tunesmith.sweep import figures
 from tunesmith.sweep.compromises import compromises
 from tunesmith.sweep.importance import LEAST, best_part, first_loss, importances, labels, with_all_trials
-from tunesmith.sweep.results import SweepRecord, TrialRecord, cost, energy
+from tunesmith.sweep.results import SweepRecord, TrialRecord, cost, energy, overfitting_point
 from tunesmith.train.curves import TOLERANCE
 
 SETTLED = 50  # trials from which importances are steady, as Optuna's documentation of PED-ANOVA advises
@@ -176,7 +176,7 @@ def learning(record: SweepRecord, draw: Drawing) -> str:
 
 def overfitting(record: SweepRecord) -> str:
     """Which trials overfit, and how that is told."""
-    found = [str(trial.number) for trial in record.trials if figures.overfitting_point(trial)]
+    found = [str(trial.number) for trial in record.trials if overfitting_point(trial)]
     if not found:
         return " No trial overfits."
     return (

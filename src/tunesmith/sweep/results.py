@@ -7,6 +7,8 @@ from typing import Any, Literal
 
 from optuna.distributions import BaseDistribution
 
+from tunesmith.train.curves import overfitting_step
+
 State = Literal["complete", "halved", "infeasible", "failed"]
 JOULES_PER_KWH = 3.6e6
 
@@ -107,6 +109,13 @@ class SweepRecord:
         """Trials that count and have a loss, best first: the further one got, then the lower its loss."""
         counted = [trial for trial in self.trials if trial.state in {"complete", "halved"} and trial.judged]
         return sorted(counted, key=lambda trial: (-max(trial.judged), list(trial.judged.values())[-1], trial.number))
+
+
+def overfitting_point(trial: TrialRecord) -> tuple[float, float] | None:
+    """Where a trial begins to overfit, as share of its training in percent and tune loss there; None if it does not."""
+    train = [(100 * step / trial.steps, loss) for step, loss in trial.curve if trial.steps and math.isfinite(loss)]
+    percent = overfitting_step(train, list(trial.judged.items()))
+    return None if percent is None else (percent, trial.judged[int(percent)])
 
 
 def front(record: SweepRecord) -> list[TrialRecord]:

@@ -20,11 +20,11 @@ def run_command(experiment: Experiment) -> str:
 
 def changes(experiment: Experiment, under: str | tuple[str, ...] = "") -> dict[str, str]:
     """The fields, their names beginning so, that differ from the experiment's file, each with its value as text."""
-    original = Experiment.from_yaml(experiment.path)
+    original = overrides.values_of(Experiment.from_yaml(experiment.path), under)
     return {
         name: _text(value)
         for name, value in overrides.values_of(experiment, under).items()
-        if value != overrides.values_of(original, under).get(name)
+        if value != original.get(name)
     }
 
 

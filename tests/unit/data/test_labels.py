@@ -2,130 +2,28 @@
 
 import json
 import random
-import subprocess
-import sys
 
 import pytest
-from click.testing import CliRunner
-from tests.conftest import ROOT, environment
+from tests.annotations import (
+    annotate,
+    export,
+    pair,
+    run,
+    take,
+    talk,
+    write,
+)
 
-from tunesmith.cli import main
 from tunesmith.config.experiment import SplitConfig
 from tunesmith.data.dataset import load_rows
 from tunesmith.data.digest import digest_rows
 from tunesmith.data.formats import check_conversation, check_preference
 from tunesmith.data.labels.task import Judgement, exported_row
-from tunesmith.data.labels.transfer import Choice, export_labels, import_labels
+from tunesmith.data.labels.transfer import Choice, export_labels
 from tunesmith.data.labels.verdicts import agreement, decide, latest
 from tunesmith.data.split import split_of
 from tunesmith.data.versions import DataReference, diff
 from tunesmith.errors import DataError
-
-FORMATS = ("json", "json-min", "prodigy")
-SECRET = "hunter2"
-
-
-def talk(n, answer=None):
-    turns = [{"role": "user", "content": f"What is {n}?"}, {"role": "assistant", "content": answer or f"It is {n}."}]
-    return {"id": f"row-{n}", "group": f"g-{n}", "topic": "numbers", "messages": turns}
-
-
-def pair(n):
-    say = [[{"role": "assistant", "content": f"{word} {n}"}] for word in ("good", "bad")]
-    prompt = [{"role": "user", "content": f"Say {n}"}]
-    return {"id": f"pair-{n}", "group": f"g-{n}", "prompt": prompt, "chosen": say[0], "rejected": say[1]}
-
-
-def write(path, rows):
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return path
-
-
-@pytest.fixture(params=FORMATS)
-def tool(request):
-    return request.param
-
-
-def export(folder, rows, tool, *, pairwise=False):
-    """Tasks as the tool would receive them."""
-    reference = DataReference(write(folder / "rows.jsonl", rows))
-    name = "prodigy" if tool == "prodigy" else "label-studio"
-    choice = Choice(count=len(rows), pairwise=pairwise)
-    export_labels(reference, choice, tool=name, out=folder / "tasks.json")
-    text = (folder / "tasks.json").read_text(encoding="utf-8")
-    return [json.loads(line) for line in text.splitlines()] if tool == "prodigy" else json.loads(text)
-
-
-def annotate(folder, tasks, said, tool):
-    """An export of the tool in which `said` maps a row to (annotator, verdict, rewrite) triples.
-
-    A verdict of `cancel` is Label Studio's skip and Prodigy's ignore; an empty one is sent without a choice.
-    The shapes are those that Label Studio 1.23 gave (see tests/integration/test_label_studio.py).
-    """
-    out = [made for task in tasks for made in ANNOTATED[tool](task, said)]
-    path = folder / "export.json"
-    text = "".join(json.dumps(task) + "\n" for task in out) if tool == "prodigy" else json.dumps(out)
-    path.write_text(text, encoding="utf-8")
-    return path
-
-
-def results(verdict, rewrite):
-    made = []
-    if verdict in {"a", "b"}:
-        side = {"a": "left", "b": "right"}[verdict]
-        made.append({"from_name": "preference", "to_name": "answer_a", "type": "pairwise", "value": {"selected": side}})
-    elif verdict:
-        name = "tie" if verdict == "tie" else "verdict"
-        made.append({"from_name": name, "to_name": "dialogue", "type": "choices", "value": {"choices": [verdict]}})
-    if rewrite:
-        made.append({"from_name": "rewrite", "to_name": "dialogue", "type": "textarea", "value": {"text": [rewrite]}})
-    return made
-
-
-def whole(task, said):
-    annotations = [
-        {
-            "id": n,
-            "completed_by": annotator,
-            "was_cancelled": verdict == "cancel",
-            "ground_truth": False,
-            "updated_at": f"2026-01-01T00:00:{n:02}Z",
-            "result": results("" if verdict == "cancel" else verdict, rewrite),
-        }
-        for n, (annotator, verdict, rewrite) in enumerate(said.get(task["data"]["row_id"], ()))
-    ]
-    yield {"id": 1, "annotations": annotations, "drafts": [], "predictions": [], "data": task["data"], "meta": {}}
-
-
-def minimal(task, said):
-    if task["data"]["row_id"] not in said:
-        yield {**task["data"], "id": 1, "annotator": None, "annotation_id": None}
-    for n, (annotator, verdict, rewrite) in enumerate(said.get(task["data"]["row_id"], ())):
-        if verdict != "cancel":
-            made = {**task["data"], "id": 1, "annotator": annotator, "annotation_id": n, "lead_time": 1.5}
-            for result in results(verdict, rewrite):
-                value = result["value"]
-                made[result["from_name"]] = [value] if "selected" in value else next(iter(value.values()))[0]
-            yield {**made, "updated_at": f"2026-01-01T00:00:{n:02}Z"}
-
-
-def prodigy(task, said):
-    judged = said.get(task["row_id"], ())
-    for n, (annotator, verdict, rewrite) in enumerate(judged):
-        accepted = {"answer": "accept", "accept": [verdict] * bool(verdict)}
-        given = {"answer": "ignore"} if verdict == "cancel" else accepted
-        session = {"_annotator_id": f"set-{annotator}", "_timestamp": 1_700_000_000 + n, "_task_hash": 1}
-        yield {**task, **given, **session, **({"user_input": rewrite} if rewrite else {})}
-    if not judged:
-        yield task
-
-
-ANNOTATED = {"json": whole, "json-min": minimal, "prodigy": prodigy}
-
-
-def take(folder, path, tool):
-    name = "prodigy" if tool == "prodigy" else "label-studio"
-    return import_labels(path, tool=name, out=folder / "labelled.jsonl")
 
 
 def test_conversations_go_out_and_come_back(tmp_path, tool):
@@ -306,143 +204,6 @@ def test_only_the_named_split_of_an_experiment_goes_out(tmp_path):
     assert len(found["all"]) == 200 == sum(len(found[name]) for name in shares)
 
 
-def damaged(folder, tool, damage):
-    """An export of one task that `damage` was done to."""
-    task = next(iter(ANNOTATED[tool](export(folder, [talk(0, SECRET)], tool)[0], {"row-0": [(1, "keep", "")]})))
-    damage(task, task.get("data", task))
-    path = folder / "export.json"
-    path.write_text(json.dumps(task) if tool == "prodigy" else json.dumps([task]), encoding="utf-8")
-    return path
-
-
-@pytest.mark.parametrize(
-    ("damage", "message"),
-    [
-        (lambda task, data: data.update(row="../../etc/passwd"), "row: is a text; paths and links are never followed"),
-        (lambda task, data: data.update(row="/data/local-files/?d=../x"), "row: is a text; paths and links are never"),
-        (lambda task, data: data.update(row="http://127.0.0.1:9/x"), "row: is a text; paths and links are never"),
-        (lambda task, data: data.pop("row"), "row: is missing; import tasks that `labels export` wrote"),
-        (lambda task, data: data["row"].update(group="other"), "row: was changed after the export"),
-        (lambda task, data: data["row"]["messages"][0].update(content="x"), "row: was changed after the export"),
-        (lambda task, data: data.update(row_id="../row-1"), "row: has no id and group, or another id than row_id"),
-    ],
-)
-def test_a_row_that_is_not_ours_is_refused_and_nothing_is_written(tmp_path, tool, damage, message):
-    with pytest.raises(DataError) as caught:
-        take(tmp_path, damaged(tmp_path, tool, damage), tool)
-    where = f"{tmp_path / 'export.json'}:1: {'data: ' if tool == 'json' else ''}"
-    assert str(caught.value).startswith(where + message)
-    assert SECRET not in str(caught.value).removeprefix(where)
-    assert sorted(path.name for path in tmp_path.iterdir() if not path.name.endswith(".xml")) == [
-        "export.json",
-        "rows.jsonl",
-        "tasks.json",
-    ]
-
-
-@pytest.mark.parametrize(
-    ("tool", "damage", "message"),
-    [
-        ("json", lambda t, d: t.update(annotations=None), ":1: annotations: must be a list; export as JSON"),
-        ("json", lambda t, d: t.update(annotations=[3]), ":1: annotations[0]: must be an object with a list in result"),
-        ("json", lambda t, d: t["annotations"][0].update(result=[3]), ":1: annotations[0].result[0]: must be"),
-        (
-            "json",
-            lambda t, d: t["annotations"][0]["result"][0]["value"].update(choices=["keep", "drop"]),
-            ":1: annotations[0]: verdict: at most one text is expected",
-        ),
-        (
-            "json",
-            lambda t, d: t["annotations"][0]["result"][0]["value"].update(choices=[SECRET]),
-            ":1: annotations[0]: verdict: must be one of keep, fix, drop",
-        ),
-        ("json", lambda t, d: t.update(data=[]), ":1: data: must be an object"),
-        ("json-min", lambda t, d: t.update(verdict=SECRET), ":1: verdict: must be one of keep, fix, drop"),
-        ("json-min", lambda t, d: t.update(rewrite={"a": SECRET}), ":1: rewrite: at most one text is expected"),
-        ("prodigy", lambda t, d: t.update(answer=SECRET), ":1: answer: must be accept, reject or ignore"),
-        ("prodigy", lambda t, d: t.update(accept=["keep", "drop"]), ":1: accept: at most one option is expected"),
-        ("prodigy", lambda t, d: t.update(user_input=[SECRET]), ":1: rewrite: must be a text"),
-    ],
-)
-def test_an_annotation_that_makes_no_sense_is_named(tmp_path, tool, damage, message):
-    with pytest.raises(DataError) as caught:
-        take(tmp_path, damaged(tmp_path, tool, damage), tool)
-    rest = str(caught.value).removeprefix(str(tmp_path / "export.json"))
-    assert rest.startswith(message)
-    assert SECRET not in rest
-    assert not (tmp_path / "labelled.jsonl").exists()
-
-
-def test_two_tasks_with_one_id_and_different_rows_are_refused(tmp_path):
-    one = export(tmp_path, [talk(0)], "json")[0]
-    two = export(tmp_path, [talk(0, "another answer")], "json")[0]
-    (tmp_path / "export.json").write_text(json.dumps([{**task, "annotations": []} for task in (one, two)]))
-    with pytest.raises(DataError, match=r"row: another task carries a different row with this id"):
-        take(tmp_path, tmp_path / "export.json", "json")
-
-
-def test_what_was_there_stays_when_an_import_fails_half_way(tmp_path, monkeypatch):
-    tasks = export(tmp_path, [talk(n) for n in range(3)], "json")
-    path = annotate(tmp_path, tasks, {f"row-{n}": [(1, "keep", "")] for n in range(3)}, "json")
-    (tmp_path / "labelled.jsonl").write_text("before\n")
-    before = {file.name for file in tmp_path.iterdir()}
-
-    def full(*_):
-        raise OSError(28, "No space left on device")
-
-    with monkeypatch.context() as patch:
-        patch.setattr("os.fsync", full)
-        with pytest.raises(OSError, match="No space"):
-            take(tmp_path, path, "json")
-    assert (tmp_path / "labelled.jsonl").read_text() == "before\n"
-    assert {file.name for file in tmp_path.iterdir()} == before
-    with pytest.raises(DataError, match="--out is the export itself"):
-        import_labels(path, tool="label-studio", out=path)
-
-
-WATCHED = """
-import json, pathlib, sys
-from tunesmith.data.labels.transfer import import_labels
-folder = pathlib.Path(sys.argv[1])
-def run():
-    return import_labels(folder / "export.json", tool="label-studio", out=folder / "labelled.jsonl")
-run()
-opened = []
-def watch(event, arguments):
-    if event.startswith(("socket.", "urllib.", "http.", "subprocess.", "os.system")):
-        raise RuntimeError(f"{event} during an import")
-    if event == "open" and isinstance(arguments[0], str):
-        opened.append(arguments[0])
-sys.addaudithook(watch)
-found = run()
-print(json.dumps([found.counts["written"], sorted(set(opened))]))
-"""
-
-
-def test_an_import_opens_no_connection_and_no_file_but_its_own(tmp_path):
-    """Watched through the interpreter's audit events, which C code raises too; links in the export are bait."""
-    bait = "![x](http://127.0.0.1:9/x.png) file:///etc/passwd ../../secret.jsonl"
-    links = {"image": "http://127.0.0.1:9/y.png", "file": "../../secret.jsonl"}
-    rows = [{**talk(n, f"{bait} {n}"), **links} for n in range(4)]
-    tasks = export(tmp_path, rows, "json")
-    for task in tasks:
-        task["data"] |= {"file_upload": "../../secret.jsonl", "storage_filename": "s3://bucket/../x"}
-    said = {f"row-{n}": [(1, "keep", ""), (2, "drop" if n else "keep", bait)] for n in range(4)}
-    annotate(tmp_path, tasks, said, "json")
-    command = [sys.executable, "-c", WATCHED, str(tmp_path)]
-    done = subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-2000:]
-    _, opened = json.loads(done.stdout)
-    assert opened
-    assert all(path.startswith(str(tmp_path)) for path in opened), opened
-    names = {path.removeprefix(f"{tmp_path}/") for path in opened if path != str(tmp_path)}
-    assert {name for name in names if not name.startswith(".labelled.jsonl-")} == {"export.json"}
-
-
-def run(*arguments):
-    return CliRunner().invoke(main, list(arguments))
-
-
 def test_the_commands(tmp_path):
     rows = write(tmp_path / "rows.jsonl", [talk(n) for n in range(5)])
     tasks = tmp_path / "out/tasks.json"
@@ -462,28 +223,3 @@ def test_the_commands(tmp_path):
     text = run(*arguments).stdout
     assert "3 exported, 3 returned, 0 missing" in text
     assert f"1 in conflict: {value['ids'][2]} (verdicts differ" in text
-
-
-@pytest.mark.parametrize(
-    ("scores", "message"),
-    [
-        ("[1]", "scores.json: a row must be an object, not list"),
-        ('{"row-1": "high"}', "scores.json: 1 of 1 values are not finite numbers"),
-        ('{"row-1": 1e999}', "scores.json: 1 of 1 values are not finite numbers"),
-        ('{"gone": 1}', "no row to label; no id in --scores is among them"),
-        (None, "scores.json: cannot be read"),
-    ],
-)
-def test_scores_that_cannot_be_used_are_refused(tmp_path, scores, message):
-    rows = write(tmp_path / "rows.jsonl", [talk(n) for n in range(5)])
-    if scores:
-        (tmp_path / "scores.json").write_text(scores)
-    tasks = tmp_path / "tasks.json"
-    arguments = ("labels", "export", str(rows), "--to", "prodigy", "--out", str(tasks))
-    done = run(*arguments, "--scores", str(tmp_path / "scores.json"))
-    assert done.exit_code == 2
-    assert message in done.stderr
-    assert done.stderr.count("\n") == 1
-    assert not tasks.exists()
-    assert "--near: needs --scores" in run(*arguments, "--near", "1").stderr
-    assert "write runs:/RUN_ID/ARTIFACT" in run(*arguments, "--scores", "runs:/abc").stderr
