@@ -12,6 +12,8 @@ from tests import sweeps
 from tests.conftest import copy_project, environment
 from tests.servers import tracking_server
 
+from tunesmith.models.references import resolve
+
 SMOKE = (
     "-P",
     "experiment=experiments/smoke.yaml",
@@ -219,6 +221,15 @@ def test_a_confirmation_is_replayed_to_the_bit(finished, client):
     done = replay(finished[0], runs_by_kind(client)["confirmation"][0].info.run_id)
     assert done.returncode == 0, done.stderr[-3000:]
     assert json.loads(done.stdout)["outcome"] == "identical"
+
+
+def test_the_winner_of_a_sweep_can_be_gone_on_from(finished, client, monkeypatch):
+    """Its run is a confirmation, whose base is recorded on the sweep."""
+    winner = runs_by_kind(client)["confirmation"][0]
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{finished[0] / 'mlflow.db'}")
+    found = resolve(f"runs:/{winner.info.run_id}")
+    assert found.adapter_sha256 == winner.data.tags["tunesmith.adapter_sha256"]
+    assert found.sha256 == runs_by_kind(client)["sweep"][0].data.tags["tunesmith.base_sha256"]
 
 
 def test_a_trial_is_replayed_with_the_losses_it_had_in_the_sweep(finished, client):

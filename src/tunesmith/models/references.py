@@ -109,7 +109,7 @@ def _from_run(reference: str) -> LocalModel:
     try:
         root, file = _fetched(f"{reference}/adapter"), _fetched(f"{reference}/experiment.json")
         run_id = reference.removeprefix("runs:/")
-        recorded = mlflow.get_run(run_id).data.tags.get("tunesmith.base_sha256")
+        recorded = _base_recorded(run_id)
     except (mlflow.exceptions.MlflowException, OSError) as error:
         reason = str(error).splitlines()[0]
         raise ModelError(f"{reference}: no run of Tunesmith's that kept an adapter ({reason})") from None
@@ -119,6 +119,16 @@ def _from_run(reference: str) -> LocalModel:
     if base.sha256 != recorded:
         raise ModelError(f"{reference}: its base {base.reference} has changed since it was trained")
     return dataclasses.replace(base, adapter=root, run_id=run_id)
+
+
+def _base_recorded(run_id: str) -> str:
+    """The base's SHA-256 as a run recorded it; for a trial or a confirmation, as its sweep did."""
+    import mlflow
+
+    tags = mlflow.get_run(run_id).data.tags
+    parent = tags.get("mlflow.parentRunId")
+    recorded = tags.get("tunesmith.base_sha256", "")
+    return recorded if recorded or parent is None else _base_recorded(parent)
 
 
 @functools.cache

@@ -1,0 +1,133 @@
+"""What a kill costs a sweep: the time from `--resume` to the first optimiser step, and steps that are trained twice.
+
+    python -m benchmarks.resume [--kills 5] [--seed 1]
+
+Runs the demo's sweep in a temporary folder with one worker, kills coordinator and worker (SIGKILL) at a random instant
+while a trial trains, resumes, and so on. The first step is the first train loss that a resumed sweep logs, by its own
+time; what a process takes that only imports the model's libraries and loads the base is measured beside each, and
+taken off. Steps are those of all trials, from their metric histories: a step logged twice was trained twice.
+"""
+
+import argparse
+import os
+import pathlib
+import random
+import shutil
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+
+from mlflow import MlflowClient
+
+from benchmarks.bench import ROOT, machine, timed, write
+
+SWEEP = [
+    "experiments/support.yaml",
+    "--space",
+    "search_spaces/sft.yaml",
+    "--policy",
+    "registry/support-bot.yaml",
+    "--trials",
+    "4",
+    "--set",
+    "data.search_rows=160",
+]
+LOAD = """
+from tunesmith.config import Experiment
+from tunesmith.sweep.workbench import Workbench
+Workbench(Experiment.from_yaml("experiments/support.yaml")).base
+"""
+LOSS = "train/loss"
+TARGET_S = 5.0
+
+
+class Sweep:
+    """A sweep in a folder of its own that can be killed and resumed."""
+
+    def __init__(self, project: pathlib.Path) -> None:
+        for name in ("experiments", "search_spaces", "registry"):
+            shutil.copytree(ROOT / name, project / name)
+        shutil.copy(ROOT / "MLproject", project)
+        shutil.copy(ROOT / "pyproject.toml", project)
+        self.project = project
+        self.client = MlflowClient(f"sqlite:///{project / 'mlflow.db'}")
+        self.variables = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "TUNESMITH_CPU_WORKERS": "1"}
+        for name in ("MLFLOW_TRACKING_URI", "MLFLOW_RUN_ID"):
+            self.variables.pop(name, None)
+
+    def start(self, *more: str) -> subprocess.Popen[bytes]:
+        """Begin, or go on, in a process group of its own."""
+        log = (self.project / "sweep.log").open("ab")
+        command = [sys.executable, "-m", "tunesmith", "sweep", *SWEEP, *more]
+        return subprocess.Popen(command, cwd=self.project, env=self.variables, stderr=log, start_new_session=True)
+
+    def load_seconds(self) -> float:
+        """What a process takes to import the model's libraries and load the base."""
+        command = [sys.executable, "-c", LOAD]
+        return timed(lambda: subprocess.run(command, cwd=self.project, env=self.variables, check=True))
+
+    def steps(self) -> Mapping[str, list[tuple[int, int]]]:
+        """Of each trial's run: (time in ms, step) of every logged train loss."""
+        experiments = [found.experiment_id for found in self.client.search_experiments()]
+        runs = self.client.search_runs(experiments, "tags.`tunesmith.kind` = 'trial'")
+        histories = {run.info.run_id: self.client.get_metric_history(run.info.run_id, LOSS) for run in runs}
+        return {run: [(point.timestamp, point.step) for point in points] for run, points in histories.items()}
+
+    def first_step(self, after: float, process: subprocess.Popen[bytes]) -> float:
+        """Seconds from `after` (UNIX time) to the first step logged since; waits for it."""
+        while process.poll() is None:
+            times = [when / 1000 for points in self.steps().values() for when, _ in points if when / 1000 > after]
+            if times:
+                return min(times) - after
+            time.sleep(0.2)
+        raise RuntimeError((self.project / "sweep.log").read_text()[-2000:])
+
+
+def main() -> int:
+    """Kill and resume, write what it cost."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, default=5)
+    parser.add_argument("--seed", type=int, default=1)
+    options = parser.parse_args()
+    rng, result = random.Random(options.seed), {**machine(), "kills": options.kills}
+    waits: list[float] = []
+    loads: list[float] = []
+    with tempfile.TemporaryDirectory() as folder:
+        sweep = Sweep(pathlib.Path(folder))
+        begun = time.time()
+        process = sweep.start()
+        sweep.first_step(begun, process)
+        for _ in range(options.kills):
+            time.sleep(rng.uniform(25, 45))
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            loads.append(sweep.load_seconds())
+            begun = time.time()
+            process = sweep.start("--resume")
+            waits.append(sweep.first_step(begun, process))
+        time.sleep(25)
+        os.killpg(process.pid, signal.SIGTERM)
+        process.wait()
+        points = [step for points in sweep.steps().values() for _, step in points]
+        different = sum(len({step for _, step in points}) for points in sweep.steps().values())
+    own = [wait - load for wait, load in zip(waits, loads, strict=True)]
+    repeated = len(points) - different
+    result |= {"first_step_s": waits, "load_s": loads, "without_load_s": own, "steps": different, "repeated": repeated}
+    a_kill = repeated / options.kills
+    text = (
+        f"first step after --resume: median {statistics.median(waits):.1f} s ({min(waits):.1f} to {max(waits):.1f}); "
+        f"loading the base takes {statistics.median(loads):.1f} s of that; without {statistics.median(own):.1f} s "
+        f"({min(own):.1f} to {max(own):.1f}, goal {TARGET_S:g})\n\n"
+        f"steps trained twice: {repeated} after {options.kills} kills, {a_kill:.1f} a kill; "
+        f"{different} steps were trained\n"
+    )
+    write(f"{result['date'][:10]}-resume", text, result)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
