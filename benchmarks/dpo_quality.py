@@ -1,6 +1,6 @@
 """What DPO from a supervised adapter changes: pairs ranked right, and the desk that replies name.
 
-    python -m benchmarks.dpo_quality [--sft RUN] [--rows 160] [--rate 2e-4]
+    python -m benchmarks.dpo_quality [--sft RUN] [--rows 160] [--set KEY=VALUE ...]
 
 Goes on from a supervised adapter (of the run that is named, else of one trained first on `--rows` rows) by DPO on the
 demo's preference pairs, and compares the two: the share of unseen pairs (of the splits tune and bench, which neither
@@ -16,7 +16,7 @@ from typing import Any
 from benchmarks.bench import ROOT, change_table, machine, plain, write
 from tunesmith import pipeline
 from tunesmith.config import Experiment
-from tunesmith.config.overrides import apply
+from tunesmith.config.overrides import apply, parse_assignments
 from tunesmith.data.dataset import load_dataset
 from tunesmith.models.loading import attach_saved, detach, network_of
 from tunesmith.progress import Progress
@@ -53,14 +53,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sft", help="the run of a supervised adapter")
     parser.add_argument("--rows", type=int, default=160)
-    parser.add_argument("--rate", type=float, default=2e-4)
+    parser.add_argument("--set", action="append", default=[], help="a field of support-dpo.yaml")
     options = parser.parse_args()
     tuning = apply(Experiment.from_yaml(ROOT / "experiments/support.yaml"), {"data.train_rows": options.rows})
     pairs = Experiment.from_yaml(ROOT / "experiments/support-dpo.yaml")
-    result: dict[str, Any] = {**machine(), "learning_rate": options.rate}
+    result: dict[str, Any] = {**machine(), "set": options.set}
     with Progress() as progress:
         sft = options.sft or pipeline.train_one(tuning, progress)[0]
-        going_on = apply(pairs, {"model.base": f"runs:/{sft}", "method.learning_rate": options.rate})
+        going_on = apply(pairs, {"model.base": f"runs:/{sft}", **parse_assignments(options.set)})
         dpo, trained, _ = pipeline.train_one(going_on, progress)
         result["train_seconds"] = trained.metrics["train/seconds"]
         before, after = ranked_right(pairs, [sft, dpo])
