@@ -49,6 +49,7 @@ def experiment(
     *,
     method: dict[str, Any] | None = None,
     rows: list[dict[str, Any]] | None = None,
+    dtype: str = "float32",
     **data: Any,
 ) -> Experiment:
     """An experiment of a method in a folder, its rows beside it."""
@@ -65,7 +66,7 @@ def experiment(
             "split": {"train": 0.6, "tune": 0.3, "holdout": 0.1, "bench": 0.0},
             "audit": {"min_rows": 10, "max_near_duplicate_rate": 1.0, "max_duplicate_rate": 1.0},
         },
-        "model": {"base": "bundled:tiny-llama", "max_length": 128},
+        "model": {"base": "bundled:tiny-llama", "max_length": 128, "dtype": dtype},
         "adapter": {"rank": 4, "alpha": 8.0},
         "method": {"kind": kind, "batch_size": 4, **METHODS[kind], **(method or {})},
         "evaluation": {"tasks": [] if kind == "reward" else ["task"], "tasks_dir": ".", "primary": f"tune/{own}"},

@@ -61,11 +61,12 @@ def outcome_of(tmp_path_factory):
     root = tmp_path_factory.mktemp("methods")
 
     @functools.cache
-    def make(kind: str) -> Outcome:
-        more = {"reward_model": str(adapter_of(make("reward")))} if kind == "rlhf" else {}
-        made = experiment(root / kind, kind, method={**more, "max_kl": 500.0} if more else None)
+    def make(kind: str, dtype: str = "float32") -> Outcome:
+        folder = root / dtype / kind
+        more = {"reward_model": str(adapter_of(make("reward", dtype)))} if kind == "rlhf" else {}
+        made = experiment(folder, kind, method={**more, "max_kl": 500.0} if more else None, dtype=dtype)
         bench, listener = Workbench(made), Listener()
-        job = Job(made, "tune", str(root / kind), fractions=(0.2, 1.0))
+        job = Job(made, "tune", str(folder), fractions=(0.2, 1.0))
         return Outcome(bench, job, bench.execute(job, listener), listener)
 
     return make
@@ -84,6 +85,17 @@ def test_the_objective_improves(outcome):
     (_, early), (_, late) = outcome.listener.rungs
     assert late < early
     assert early - late > 0.003 * abs(early)
+
+
+@pytest.mark.parametrize("kind", METHODS)
+def test_a_method_trains_and_scores_alike_in_bfloat16(outcome_of, kind):
+    """The precision of CUDA devices, and of CPUs that compute it faster."""
+    outcome = outcome_of(kind, "bfloat16")
+    assert outcome.bench.base.dtype == torch.bfloat16
+    (_, early), (_, late) = outcome.listener.rungs
+    assert late < early
+    job = dataclasses.replace(outcome.job, train=False, adapter=str(adapter_of(outcome)))
+    assert outcome.bench.score(job) == outcome.done.scores
 
 
 def test_the_same_core_metrics_are_logged(outcome):

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from tunesmith.replay import judge
+from tunesmith.replay import CLOSE, CLOSE_IN_BFLOAT16, judge
 from tunesmith.tracking import store as tracking_store
 
 
@@ -78,4 +78,10 @@ CURVE = {1: 3.0, 2: 2.5, 3: 2.0}
     ],
 )
 def test_the_outcome_of_a_comparison(losses, same_bits, expected):
-    assert judge(CURVE, losses, same_bits=same_bits) == expected
+    assert judge(CURVE, losses, same_bits=same_bits, close=CLOSE) == expected
+
+
+def test_rounding_explains_more_in_bfloat16():
+    off = {**CURVE, 2: 2.5 * 1.02}
+    assert judge(CURVE, off, same_bits=False, close=CLOSE) == ("different", 2)
+    assert judge(CURVE, off, same_bits=False, close=CLOSE_IN_BFLOAT16) == ("close", 2)

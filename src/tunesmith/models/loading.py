@@ -157,7 +157,9 @@ def as_saved(model: PreTrainedModel | PeftModel, base: PreTrainedModel) -> PreTr
     PiSSA's adapter becomes a plain one on the untouched base, a whole model takes the base's precision.
     """
     if not isinstance(model, PeftModel):
-        return model.to(base.dtype)
+        for weight in model.parameters():  # not its buffers: rotary frequencies stay float32 in a loaded model
+            weight.data = weight.data.to(base.dtype)
+        return model
     if not pissa.is_attached(model):
         return model
     config, matrices = pissa.plain_config(model), pissa.plain_matrices(model)

@@ -16,6 +16,14 @@ from tunesmith.models.prefix import branch_states
 HEAD = "score"
 
 
+class RewardHead(torch.nn.Linear):
+    """Hidden states of any precision to one number in the head's own, float32."""
+
+    def forward(self, states: torch.Tensor) -> torch.Tensor:
+        """Rewards [..., 1] of states [..., width]."""
+        return super().forward(states.to(self.weight.dtype))
+
+
 def with_head(base: PreTrainedModel, *, seed: int) -> PreTrainedModel:
     """A classifier of one label over the very layers of `base`, which stays as it is; its head is drawn from `seed`.
 
@@ -30,7 +38,7 @@ def with_head(base: PreTrainedModel, *, seed: int) -> PreTrainedModel:
     except ValueError:
         raise ModelError(f"model.base: {type(base).__name__} has no form with a reward head") from None
     setattr(model, model.base_model_prefix, base.base_model)
-    head = torch.nn.Linear(config.get_text_config().hidden_size, 1, bias=False)
+    head = RewardHead(config.get_text_config().hidden_size, 1, bias=False)
     generator = torch.Generator().manual_seed(seed)
     torch.nn.init.normal_(head.weight, std=config.get_text_config().initializer_range, generator=generator)
     setattr(model, HEAD, head.to(base.device))
@@ -52,7 +60,7 @@ def rewards(
     """
     states = branch_states(model, prompts, replies)
     ends = torch.tensor([len(reply) for group in replies for reply in group], device=states.device)
-    last = states[torch.arange(len(ends), device=states.device), ends].float()
+    last = states[torch.arange(len(ends), device=states.device), ends]
     found: torch.Tensor = model.get_submodule(HEAD)(last)
     return found[:, 0]
 
