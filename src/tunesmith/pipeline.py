@@ -141,10 +141,10 @@ def log_run(run: Run, experiment: Experiment, report: AuditReport) -> None:
     """Log what decides a run: its resolved configuration and the audit of its data."""
     tree = experiment.tree()
     run.json(tree, "experiment.json")
-    run.tags({"config_sha256": digest_of(tree), "data_sha256": report.data_digest})
+    what = {"experiment_file": relative_to_project(experiment.path), "method": experiment.method.kind}
+    run.tags({**what, "config_sha256": digest_of(tree), "data_sha256": report.data_digest})
     if not report.passed:
         run.tags({"data_forced": ", ".join(finding.check for finding in report.failed)})
-    run.tags({"experiment_file": relative_to_project(experiment.path)})
     parent = resolve(experiment.model.base, revision=experiment.model.revision)
     if parent.adapter is not None:
         run.tags({"parent_run": parent.run_id, "parent_sha256": parent.adapter_sha256})

@@ -14,6 +14,7 @@ from tunesmith.judgement import holdout_digest, judge, require_comparable, requi
 from tunesmith.models.references import resolve
 from tunesmith.records import Decision, Scores, Verdict
 from tunesmith.registry import aliases, copying, evidence, hooks, ledger, page, selection, versions
+from tunesmith.registry.lineage import Lineage, lineage
 from tunesmith.registry.package import Contents, build_package
 from tunesmith.registry.reigns import HOLDOUT, PROMOTE, ROLLBACK, State, follow, holdout_uses
 from tunesmith.registry.versions import Version
@@ -201,6 +202,8 @@ class History:
     entries: tuple[ledger.Entry, ...]
     head: str
     faults: tuple[str, ...]
+    champions: tuple[Lineage, ...] = ()
+    """How the versions came to be that a rollback could return to, the present champion last."""
 
 
 def history(policy: Policy, *, head: str = "") -> History:
@@ -217,9 +220,10 @@ def history(policy: Policy, *, head: str = "") -> History:
         faults.append(f"no entry has the SHA-256 {head}: the ledger was rewritten, or is another one")
     state = follow(book.entries)
     if state.intent is None or not aliases.alive(state.intent):
-        book, _, difference = aliases.compared(policy.model)
+        book, state, difference = aliases.compared(policy.model)
         faults += [difference] if difference else []
-    return History(book.entries, book.head, tuple(faults))
+    champions = tuple(lineage(policy.model, number) for number in dict.fromkeys(state.champions))
+    return History(book.entries, book.head, tuple(faults), champions)
 
 
 def rollback(policy: Policy, *, reason: str = "") -> Move:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from tunesmith.pipeline import SweepOutcome
     from tunesmith.promotion import History, Move
     from tunesmith.registry.ledger import Entry
+    from tunesmith.registry.lineage import Lineage
     from tunesmith.replay import Replay
     from tunesmith.train.plan import Plan
 
@@ -126,12 +127,30 @@ def rollback_text(policy: Policy, move: "Move") -> str:
 
 
 def history_text(history: "History", *, verify: bool) -> str:
-    """A ledger, one line an entry, and whether it holds."""
+    """A ledger, one line an entry, whether it holds, and how the champions came to be."""
     lines = [f"{entry.seq:>4}  {entry.at[:19]}Z  {entry.by}  {entry_text(entry)}" for entry in history.entries]
     if verify:
         lines += [f"{MARKS['error']} {fault}" for fault in history.faults]
         lines += [] if history.faults else [f"{MARKS['ok']} {len(lines)} entries, unbroken; the alias agrees"]
+    for champion in history.champions:
+        lines += lineage_lines(champion, champion is history.champions[-1])
     return "\n".join([*lines, f"ledger head {history.head}"])
+
+
+def lineage_lines(lineage: "Lineage", reigns: bool) -> list[str]:
+    """How a version came to be: its base, then its trainings in order, digests cut to 12 digits."""
+    base = f", on {lineage.base} {lineage.base_sha256[:12]}" if lineage.base else ""
+    lines = [f"version {lineage.version}, {'champion' if reigns else 'an earlier champion'}{base}"]
+    for training in lineage.trainings:
+        parts = {
+            f"run {training.run}": training.run,
+            f"of sweep {training.sweep}": training.sweep,
+            f"data {training.data_sha256[:12]}": training.data_sha256,
+            f"from adapter {training.parent_sha256[:12]}": training.parent_sha256,
+            f"to adapter {training.adapter_sha256[:12]}": training.adapter_sha256,
+        }
+        lines.append(f"      {training.method}: {', '.join(text for text, there in parts.items() if there)}")
+    return [*lines, *([f"      {lineage.lost}"] if lineage.lost else [])]
 
 
 def entry_text(entry: "Entry") -> str:

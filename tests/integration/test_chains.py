@@ -9,7 +9,7 @@ from tunesmith import promotion
 from tunesmith.config import Experiment, Policy, overrides
 from tunesmith.judgement import judge
 from tunesmith.models.references import resolve
-from tunesmith.registry import card, evidence, versions
+from tunesmith.registry import card, evidence, lineage, versions
 from tunesmith.tracking import runs
 from tunesmith.tracking.store import client
 
@@ -60,6 +60,46 @@ def test_dpo_goes_on_from_a_supervised_adapter_and_the_package_remembers_both(st
     assert first < second
     assert sft.tag("data_sha256")[:12] in shown
     assert resolve(f"models:/bot/{version.number}").run_id == run.id
+    run.metrics(dict(scores(50).metrics))
+    run.flush()
+    check_history(policy, invoke, sft=sft, dpo=run)
+
+
+def check_history(policy, invoke, *, sft, dpo):
+    """A champion's history names every training, its method, data and adapter, and what it went on from."""
+    _, move = promotion.promote(policy, promotion.Request())
+    assert move is not None
+    shown = invoke("history", str(policy.path))
+    assert shown.exit_code == 0, shown.stderr
+    base, first, second = shown.stdout.splitlines()[-4:-1]
+    assert base == f"version 1, champion, on bundled:tiny-llama {resolve('bundled:tiny-llama').sha256[:12]}"
+    digests = [run.tag("adapter_sha256")[:12] for run in (sft, dpo)]
+    data = [run.tag("data_sha256")[:12] for run in (sft, dpo)]
+    assert first.strip() == f"sft: run {sft.id}, data {data[0]}, to adapter {digests[0]}"
+    assert second.strip() == f"dpo: run {dpo.id}, data {data[1]}, from adapter {digests[0]}, to adapter {digests[1]}"
+    (champion,) = json.loads(invoke("history", str(policy.path), "--json").stdout)["champions"]
+    assert [training["run"] for training in champion["trainings"]] == [sft.id, dpo.id]
+
+
+def stage(run, *, outermost=True, **known):
+    lacking = dict.fromkeys(("method", "data_sha256", "parent_sha256", "adapter_sha256"), "")
+    return {"id": run, "kind": "run", "outermost": outermost, **lacking, **known}
+
+
+def test_a_sweep_and_its_winner_are_one_training():
+    swept = stage("s", method="sft", data_sha256="d"), stage("c", outermost=False, adapter_sha256="a")
+    found = lineage.trainings([*swept, stage("r", kind="dpo", parent_sha256="a", adapter_sha256="b")])
+    assert found[0] == lineage.Training("sft", "c", "s", "d", "", "a")
+    assert found[1] == lineage.Training("dpo", "r", "", "", "a", "b")
+
+
+def test_a_lineage_says_where_its_runs_are_not_in_the_store(store, monkeypatch):
+    run = runs.create("bot", "tuned", kind="dpo", tags={"parent_run": "0" * 32, "parent_sha256": "a" * 64})
+    version = versions.Version("bot", "1", run.id, "", {"tunesmith.base": "bundled:tiny-llama"})
+    monkeypatch.setattr(versions, "get", lambda name, number: version)
+    found = lineage.lineage("bot", "1")
+    assert [training.run for training in found.trainings] == [run.id]
+    assert found.lost == "what was before is not in this store"
 
 
 @pytest.mark.parametrize("reference", ["runs:/0123456789abcdef0123456789abcdef", "runs:/nonsense"])

@@ -1,6 +1,7 @@
 """Commands about what is registered: promote it, take that back, look at the ledger, copy it, train it again."""
 
 import json
+from dataclasses import asdict
 from typing import Any
 
 import click
@@ -49,7 +50,7 @@ def rollback(policy: str, reason: str) -> tuple[Any, str]:
 @click.option("--head", default="", help="SHA-256 of an entry noted down elsewhere, which must still be there.")
 @json_option
 def history(policy: str, verify: bool, head: str) -> tuple[Any, str]:
-    """Print the ledger of POLICY: every promotion and rollback, by whom and why."""
+    """Print the ledger of POLICY: every promotion and rollback, by whom and why, and how each champion was trained."""
     loaded = Policy.from_yaml(policy)
     from tunesmith import promotion
 
@@ -59,7 +60,8 @@ def history(policy: str, verify: bool, head: str) -> tuple[Any, str]:
         click.echo(text)
         raise OutcomeError(f"{loaded.model}: {found.faults[0]}")
     entries = [json.loads(entry.text) for entry in found.entries]
-    return {"entries": entries, "head": found.head, "faults": found.faults}, text
+    champions = [asdict(champion) for champion in found.champions]
+    return {"entries": entries, "head": found.head, "faults": found.faults, "champions": champions}, text
 
 
 @click.command()

@@ -1,6 +1,5 @@
 """A version's model card, as Markdown and HTML, from what was recorded and what the policy states."""
 
-import datetime
 import json
 from collections.abc import Mapping
 from typing import Any
@@ -12,12 +11,12 @@ from tunesmith.config.policy import Policy
 from tunesmith.errors import RegistryError
 from tunesmith.records import Scores, Verdict
 from tunesmith.registry import evidence, ledger, versions
+from tunesmith.registry.lineage import chain, outermost
 from tunesmith.registry.reigns import follow
 from tunesmith.registry.verify import read_json
 from tunesmith.registry.versions import Version
 from tunesmith.stats.paired import paired_difference
 from tunesmith.tracking import runs, store
-from tunesmith.tracking.runs import TAG
 
 FOLDER = "card"
 TEMPLATES = {"card.md": "card.md.j2", "card.html": "card.html.j2"}
@@ -69,44 +68,6 @@ def gather(policy: Policy, version: Version, verdict: Verdict) -> dict[str, Any]
         "base": read_json(package, "base.json"),
         "package": {"sha256": version.tag("package_sha256"), "bytes": metrics.get("package/bytes")},
     }
-
-
-def run_link(run_id: str) -> str:
-    """The place of a run in the MLflow UI, relative to it."""
-    return f"#/experiments/{runs.attach(run_id).experiment_id}/runs/{run_id}"
-
-
-def chain(run_id: str) -> list[dict[str, Any]]:
-    """How a model came to be, the first training first: each run and those it is part of, outermost first.
-
-    A training that went on from another's adapter comes after it. Of each run: name, kind, link, seconds, machine,
-    the digests of its data and adapter, and whether it is the `outermost` of its training.
-    """
-    stages: list[dict[str, Any]] = []
-    current: str | None = run_id
-    while current:
-        run = store.client().get_run(current)
-        tags = run.data.tags
-        ended = run.info.end_time or datetime.datetime.now(datetime.UTC).timestamp() * 1000
-        stages.insert(
-            0,
-            {
-                "id": current,
-                "name": run.info.run_name,
-                "kind": tags.get(f"{TAG}kind", "run"),
-                "link": run_link(current),
-                "seconds": (ended - run.info.start_time) / 1000,
-                "commit": tags.get(f"{TAG}git_commit", ""),
-                "machine": tags.get(f"{TAG}machine", ""),
-                "placement": tags.get(f"{TAG}placement", ""),
-                "threads": tags.get(f"{TAG}threads", ""),
-                "data_sha256": tags.get(f"{TAG}data_sha256", ""),
-                "adapter_sha256": tags.get(f"{TAG}adapter_sha256", ""),
-                "outermost": "mlflow.parentRunId" not in tags,
-            },
-        )
-        current = tags.get("mlflow.parentRunId") or tags.get(f"{TAG}parent_run")
-    return stages
 
 
 def audit_verdict(run_id: str, metrics: Mapping[str, float]) -> str:
@@ -163,11 +124,6 @@ def search_space(stages: list[dict[str, Any]]) -> dict[str, str]:
     except (MlflowException, OSError):
         return {}
     return {name: json.dumps(spread) for name, spread in tree.get("params", {}).items()}
-
-
-def outermost(stages: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """One run for each training of a chain: the sweep, or the run itself."""
-    return [stage for stage in stages if stage["outermost"]]
 
 
 def cost(policy: Policy, stages: list[dict[str, Any]]) -> dict[str, Any]:

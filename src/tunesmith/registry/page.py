@@ -3,6 +3,7 @@
 from tunesmith.config.policy import Policy
 from tunesmith.records import Scores, Verdict
 from tunesmith.registry import card, evidence
+from tunesmith.registry.lineage import run_link
 from tunesmith.registry.versions import Version
 from tunesmith.tracking import runs, store
 from tunesmith.tracking.runs import TAG
@@ -55,8 +56,8 @@ def scores_table(candidate: Scores, base: Scores) -> str:
 def links(run_id: str) -> str:
     """Links to the run, its parent and its model card, relative to the MLflow UI."""
     tags = store.client().get_run(run_id).data.tags
-    found = [f"[training run]({card.run_link(run_id)})"]
+    found = [f"[training run]({run_link(run_id)})"]
     if "mlflow.parentRunId" in tags:
-        found.append(f"[sweep]({card.run_link(tags['mlflow.parentRunId'])})")
-    found.append(f"[model card]({card.run_link(run_id)}/artifacts/{card.FOLDER}/card.html)")
+        found.append(f"[sweep]({run_link(tags['mlflow.parentRunId'])})")
+    found.append(f"[model card]({run_link(run_id)}/artifacts/{card.FOLDER}/card.html)")
     return " · ".join(found)
