@@ -5,9 +5,29 @@ import random
 
 import pytest
 
-from tunesmith.sweep.rungs import Ladder, Standing
+from tunesmith.sweep.rungs import Ladder, Standing, Standings
 
 LADDER = Ladder((0.2, 0.6, 1.0), reduction=3, finishers=2)
+
+
+def promotable(ladder, standings, *, closing):
+    """The rule as it is told, from all standings anew."""
+
+    def quota(reached, complete):
+        fair = reached // ladder.reduction
+        return max(fair, min(ladder.finishers, reached)) if complete else fair
+
+    for rung in range(len(ladder.rungs) - 1, 0, -1):
+        reached = [s for s in standings if len(s.losses) >= rung]
+        complete = closing and not any(s.sent <= rung and not s.paused for s in standings)
+        for lower in range(1, rung):
+            below = [s for s in standings if len(s.losses) >= lower]
+            complete = complete and sum(s.sent > lower for s in below) >= quota(len(below), complete=True)
+        best = sorted(reached, key=lambda s: (s.losses[rung - 1], s.number))[: quota(len(reached), complete)]
+        for standing in best:
+            if standing.sent == rung:
+                return standing
+    return None
 
 
 def waiting(number, *losses):
@@ -15,7 +35,7 @@ def waiting(number, *losses):
 
 
 def promoted(standings, *, closing=False, ladder=LADDER):
-    found = ladder.promotable(standings, closing=closing)
+    found = ladder.promotable(Standings(standings), closing=closing)
     return found and (found.number, found.sent + 1)
 
 
@@ -73,9 +93,13 @@ def test_every_search_ends_with_its_finishers_and_only_the_better_trials_trained
         losses: dict[int, list[float]] = {}
         sent: dict[int, int] = {}
         running: list[int] = []
+        kept = Standings()
         while True:
             standings = [Standing(n, tuple(losses[n]), sent[n]) for n in losses]
-            found = LADDER.promotable(standings, closing=len(losses) == trials)
+            for standing in rng.sample(standings, len(standings)):
+                kept.put(standing)
+            found = LADDER.promotable(kept, closing=len(losses) == trials)
+            assert found == promotable(LADDER, standings, closing=len(losses) == trials)
             if found and len(running) < workers:
                 sent[found.number] += 1
                 running.append(found.number)

@@ -19,6 +19,21 @@ def info(run):
     return found.info.status, found.data.tags.get("tunesmith.status"), found.data.tags.get("tunesmith.reason")
 
 
+def test_metrics_that_wait_go_along_with_what_is_written_next(store):
+    run = runs.create("demo", "one", kind="test")
+    run.metrics({"loss": 1.0}, step=1)
+    found = tracking_store.client().get_run(run.id).data
+    assert "loss" not in found.metrics
+    run.tags({"note": "here"})
+    found = tracking_store.client().get_run(run.id).data
+    assert (found.metrics, found.tags["tunesmith.note"]) == ({"loss": 1.0}, "here")
+    for step in range(2, 1502):  # more than MLflow takes in one call
+        run.metrics({"loss": float(step)}, step=step)
+    run.finish("FINISHED")
+    points = tracking_store.client().get_metric_history(run.id, "loss")
+    assert sorted(point.step for point in points) == list(range(1, 1502))
+
+
 def test_a_run_that_ends_well_is_finished(store):
     run = runs.create("demo", "one", kind="test")
     with runs.recording(run):

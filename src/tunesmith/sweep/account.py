@@ -43,8 +43,9 @@ def account(coordinator: Coordinator, placement: str, candidates: Sequence[Candi
 
 def _trial(trial: FrozenTrial) -> TrialRecord:
     known, losses = trial.user_attrs, trial.intermediate_values
+    spent = known.get("spent", {})
     reached = max(losses, default=0) / 100
-    tokens = int(known.get("tokens", 0))
+    tokens = int(spent.get("tokens", 0))
     infeasible = known.get("infeasible", "")
     state: State = "complete" if trial.state == TrialState.COMPLETE else "infeasible" if infeasible else "halved"
     return TrialRecord(
@@ -53,11 +54,11 @@ def _trial(trial: FrozenTrial) -> TrialRecord:
         state=state,
         reason=infeasible,
         losses=losses,
-        steps=int(known.get("steps", 0)),
+        steps=int(spent.get("steps", 0)),
         curve=_curve(known["run_id"]) if "run_id" in known else (),
         tokens=tokens,
         full_tokens=round(tokens / reached) if reached else tokens,
-        seconds=float(known.get("seconds", 0.0)),
+        seconds=float(spent.get("seconds", 0.0)),
         primary=known.get("primary"),
         run_id=known.get("run_id", ""),
         source=known.get("source", "sampler"),

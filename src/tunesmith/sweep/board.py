@@ -21,16 +21,21 @@ class Board:
     rows: list[tuple[str, ...]]
 
 
-def board(ranking: Sequence[FrozenTrial], ladder: Ladder, *, trials: int, begun: int, seconds: float) -> Board:
-    """The best trials so far, and how long the rest may take.
+@dataclass(frozen=True)
+class Pace:
+    """How far a search has got: trials that have begun, segments that have ended, since so many seconds."""
 
-    `ranking` are the trials with a value, best first; `begun` of `trials` have begun, `seconds` ago the first.
-    """
-    done = sum(len(trial.intermediate_values) for trial in ranking)
-    left = max(0, segments(trials, ladder) - done)
-    title = f"{begun} of {trials} trials begun"
-    if done:
-        title += f", about {minutes(seconds / done * left)} of search left"
+    begun: int
+    ended: int
+    seconds: float
+
+
+def board(ranking: Sequence[FrozenTrial], ladder: Ladder, *, trials: int, pace: Pace) -> Board:
+    """The best trials so far, and how long the rest of `trials` may take; `ranking` has the best first."""
+    left = max(0, segments(trials, ladder) - pace.ended)
+    title = f"{pace.begun} of {trials} trials begun"
+    if pace.ended:
+        title += f", about {minutes(pace.seconds / pace.ended * left)} of search left"
     return Board(title, [_row(trial) for trial in ranking[:SHOWN]])
 
 
@@ -50,7 +55,8 @@ def minutes(seconds: float) -> str:
 
 def _row(trial: FrozenTrial) -> tuple[str, ...]:
     known, reached = trial.user_attrs, max(trial.intermediate_values)
-    speed = f"{known['tokens'] / known['seconds']:.0f}" if known.get("seconds") else ""
+    spent = known.get("spent", {})
+    speed = f"{spent['tokens'] / spent['seconds']:.0f}" if spent.get("seconds") else ""
     waits = known.get("sent") == len(trial.intermediate_values)
     state = STATES.get(trial.state, "waits" if waits else "trains")
     loss = trial.intermediate_values[reached]

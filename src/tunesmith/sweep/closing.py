@@ -4,11 +4,11 @@ from collections.abc import Sequence
 
 from tunesmith.records import Scores
 from tunesmith.sweep import collection, report
-from tunesmith.sweep import study as studies
 from tunesmith.sweep.account import account
 from tunesmith.sweep.confirmation import Candidate
 from tunesmith.sweep.coordinator import Coordinator, name_of
 from tunesmith.sweep.importance import importances
+from tunesmith.sweep.trials import last_value
 
 REPORT = "report/search.html"
 
@@ -17,7 +17,7 @@ def log_search(coordinator: Coordinator, placement: str, candidates: Sequence[Ca
     """Log what search and confirmation found: best parameters, importances, the report."""
     parent, best = coordinator.parent, coordinator.study.ranking()[0]
     parent.tags({"best_params": best.params, "best_trial": best.number})
-    parent.metrics({"best/tune_loss": studies.last_value(best)})
+    parent.metrics({"best/tune_loss": last_value(best)})
     record = account(coordinator, placement, candidates)
     parent.metrics({f"importance/{name}": value for name, value in importances(record).items()})
     parent.text(report.page(record), REPORT)
@@ -28,7 +28,7 @@ def log_winner(coordinator: Coordinator, winner: Candidate, scores: Scores) -> N
     parent, first = coordinator.parent, coordinator.study.trials()[winner.trial]
     parent.params({f"best.{name}": value for name, value in winner.params.items()})
     parent.tags({"winner_trial": winner.trial, "winner_run": winner.runs[0]})
-    shrinkage = winner.loss - studies.last_value(first)
+    shrinkage = winner.loss - last_value(first)
     parent.metrics({**scores.metrics, "confirmed/loss": winner.loss, "confirmed/loss_shrinkage": shrinkage})
 
 

@@ -49,7 +49,7 @@ def propose(trials: Sequence[FrozenTrial], space: SearchSpace, *, seed: int) -> 
     (the constant liar). Parameters that made a training fail count as the worst. Where costs are weighed too, all
     samplers see every trial by its first rung's loss and its costs (for TPE: Ozaki et al., 2022).
     """
-    began = [trial for trial in trials if trial.state in SEEN]
+    began = [trial for trial in trials if trial.state in SEEN] if space.sampler.kind != "random" else []
     whole = space.costs or space.sampler.kind in {"gp", "cmaes"}
     seen = _at_first_rung(began, space.costs) if whole else list(map(_where_it_stands, began))
     directions = ["minimize"] * (1 + len(space.costs))

@@ -10,7 +10,7 @@ from tunesmith.errors import OutcomeError
 from tunesmith.progress import describe
 from tunesmith.sweep import costs
 from tunesmith.sweep import study as studies
-from tunesmith.sweep.board import HEADS, board
+from tunesmith.sweep.board import HEADS, SHOWN, Pace, board
 from tunesmith.sweep.budget import Budget
 from tunesmith.sweep.coordinator import SHARING, Coordinator, name_of, number_of
 from tunesmith.sweep.crew import MAX_DEATHS, Task, persistent
@@ -129,13 +129,13 @@ class Search:
             number = self.waiting.pop(0)
             return self._send(number, max(1, self.study.trials()[number].user_attrs.get("sent", 1)))
         may_ask = self._may_ask()
-        standing = self.ladder.promotable(self.study.standings(), closing=not may_ask)
+        standing = self.ladder.promotable(self.study.standings, closing=not may_ask)
         if standing is not None:
             return self._send(standing.number, standing.sent + 1)
         while may_ask:
             trial = self.study.ask()
             if self._affordable(trial):
-                return self._send(trial.number, 1)
+                return self._segment(trial, 1)
             may_ask = self._may_ask()
         return None
 
@@ -153,7 +153,7 @@ class Search:
     def _infeasible(self, trial: FrozenTrial, reason: str, run: Run) -> None:
         """End a trial because of its parameters."""
         self.study.remember(trial.number, infeasible=reason)
-        self.study.study.tell(trial.number, state=TrialState.PRUNED)
+        self.study.prune(trial.number)
         run.finish("FAILED", reason=reason)
         self.progress.note(f"  trial {trial.number:>3}  {describe(trial.params)}: {reason}")
 
@@ -163,17 +163,19 @@ class Search:
             return False
         if self.budget.hours is not None and time.monotonic() - self.began > self.budget.hours * 3600:
             return False
-        finished = self.study.trials(TrialState.COMPLETE)
-        return self.budget.target is None or not any(trial.value <= self.budget.target for trial in finished)
+        target = self.budget.target
+        return target is None or all(trial.value > target for trial in self.study.trials(TrialState.COMPLETE))
 
     def _send(self, number: int, rung: int) -> Segment:
         self.study.send(number, rung)
-        self.running.add(number)
-        trial = self.study.trials()[number]
+        return self._segment(self.study.trials()[number], rung)
+
+    def _segment(self, trial: FrozenTrial, rung: int) -> Segment:
+        self.running.add(trial.number)
         experiment = overrides.apply(self.coordinator.experiment, trial.params)
         warm = trial.user_attrs.get("warm")
         return self.coordinator.segment(
-            name_of(number),
+            name_of(trial.number),
             experiment,
             items="trial",
             fractions=self.rungs,
@@ -224,7 +226,7 @@ class Search:
         outcome = ended.outcome
         if isinstance(outcome, Paused):
             self.study.report(number, outcome.tune_loss, fraction=outcome.fraction)
-            self.study.remember(number, deaths=0, tokens=outcome.tokens, seconds=outcome.seconds, steps=outcome.steps)
+            self._remember_spent(trial, tokens=outcome.tokens, seconds=outcome.seconds, steps=outcome.steps)
             self.progress.note(f"{line} tune/loss {outcome.tune_loss:.3f} after {outcome.fraction:.0%}")
             reason = costs.too_slow(self.space, outcome.seconds, fraction=outcome.fraction)
             if reason:
@@ -237,10 +239,16 @@ class Search:
         self._show()
         self.lock.notify_all()
 
+    def _remember_spent(self, trial: FrozenTrial, **spent: float) -> None:
+        """Note what a trial has taken so far; it went on well, so its worker's deaths count no more."""
+        self.study.remember(trial.number, spent=spent)
+        if trial.user_attrs.get("deaths"):
+            self.study.remember(trial.number, deaths=0)
+
     def _show(self) -> None:
-        ranking, wanted = self.study.ranking(), self.budget.trials + self.study.added()
-        seconds = time.monotonic() - self.began
-        shown = board(ranking, self.ladder, trials=wanted, begun=self.study.begun(), seconds=seconds)
+        study, wanted = self.study, self.budget.trials + self.study.added()
+        pace = Pace(study.begun(), study.known.reports, time.monotonic() - self.began)
+        shown = board(study.ranking(SHOWN), self.ladder, trials=wanted, pace=pace)
         self.progress.table(shown.title, HEADS, shown.rows)
 
     def _complete(self, number: int, done: Done, run: Run, line: str) -> None:
@@ -250,10 +258,10 @@ class Search:
         self.study.report(number, loss, fraction=1.0)
         steps = done.trained.curves["train/loss"][-1][0]
         spent = {"tokens": metrics["train/tokens"], "seconds": metrics["train/seconds"], "steps": steps}
-        self.study.remember(number, **spent, primary=done.scores.metrics[primary])
+        self.study.remember(number, spent=spent, primary=done.scores.metrics[primary])
         log_training(run, done.trained)
         log_scores(run, done.scores)
-        self.study.study.tell(number, loss)
+        self.study.complete(number, loss)
         run.finish("FINISHED")
         self.progress.note(f"{line} {describe_end(done.scores, done.trained, primary)}")
 
@@ -262,12 +270,12 @@ class Search:
         halved: dict[float, int] = {}
         for trial in self.study.trials(TrialState.RUNNING):
             fraction = self.rungs[max(0, len(trial.intermediate_values) - 1)]
-            self.study.study.tell(trial.number, state=TrialState.PRUNED)
+            self.study.prune(trial.number)
             self.runs.of(trial).finish("KILLED", reason=f"halved: others were better after {fraction:.0%} of the steps")
             halved[fraction] = halved.get(fraction, 0) + 1
         if halved:
             parts = ", ".join(f"{count} at {fraction:.0%}" for fraction, count in sorted(halved.items()))
-            self.progress.note(f"halved: {parts}; trained to the end: {len(self.study.trials(TrialState.COMPLETE))}")
+            self.progress.note(f"halved: {parts}; trained to the end: {self.study.known.count(TrialState.COMPLETE)}")
 
 
 class Lane(Follower):

@@ -15,6 +15,7 @@ from tunesmith.sweep import control
 from tunesmith.sweep import study as studies
 from tunesmith.sweep.collection import FINISHED
 from tunesmith.sweep.lease import KEY, is_live
+from tunesmith.sweep.trials import last_value
 
 SEARCHING = "searching"
 STATES = {TrialState.COMPLETE: "done", TrialState.PRUNED: "halved", TrialState.FAIL: "failed"}
@@ -79,7 +80,7 @@ def _state(trial: FrozenTrial) -> str:
 
 
 def _last(trial: FrozenTrial) -> float | None:
-    return studies.last_value(trial) if trial.intermediate_values else None
+    return last_value(trial) if trial.intermediate_values else None
 
 
 def add_trial(

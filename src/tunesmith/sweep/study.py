@@ -4,14 +4,15 @@ Every decision is a function of what the study records, so that a resumed sweep 
 interrupted one would have.
 """
 
+import contextlib
 import datetime
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import optuna
 from optuna.trial import FrozenTrial, Trial, TrialState
+from sqlalchemy.exc import OperationalError
 
 from tunesmith.config import overrides
 from tunesmith.config.experiment import Experiment
@@ -21,7 +22,8 @@ from tunesmith.errors import StudyError
 from tunesmith.sweep import proposals
 from tunesmith.sweep.earlier import Earlier
 from tunesmith.sweep.lease import require_free
-from tunesmith.sweep.rungs import Ladder, Standing
+from tunesmith.sweep.rungs import Ladder, Standings
+from tunesmith.sweep.trials import Trials, last_value
 from tunesmith.tracking.store import project_root
 
 ENDED = (TrialState.COMPLETE, TrialState.PRUNED)
@@ -32,7 +34,6 @@ def storage_url() -> str:
     return os.environ.get("TUNESMITH_STUDY_STORAGE") or f"sqlite:///{project_root() / 'optuna.db'}"
 
 
-@dataclass
 class SweepStudy:
     """An Optuna study with the search space it explores, and what else a sweep must remember.
 
@@ -40,83 +41,77 @@ class SweepStudy:
     it was sent to, `order` counts the sendings of the whole sweep.
     """
 
-    study: optuna.Study
-    space: SearchSpace
-    seed: int
-    handles: dict[int, Trial] = field(default_factory=dict)
+    def __init__(self, study: optuna.Study, space: SearchSpace, seed: int) -> None:
+        self.study, self.space, self.seed = study, space, seed
+        self.known = Trials(study)
 
     def trials(self, *states: TrialState) -> list[FrozenTrial]:
-        """Trials in order, of these states or of all."""
-        return self.study.get_trials(deepcopy=False, states=states or None)
-
-    def ended(self) -> list[FrozenTrial]:
-        """Trials that count: completed or pruned, in order."""
-        return self.trials(*ENDED)
+        """Trials in order, of these states or of all; they are not to be changed."""
+        return self.known.of(*states) if states else self.known.all
 
     def begun(self) -> int:
         """How many trials count already or will."""
-        return len(self.trials(*ENDED, TrialState.RUNNING))
+        return self.known.count(*ENDED, TrialState.RUNNING)
 
-    def ranking(self) -> list[FrozenTrial]:
+    def ranking(self, most: int | None = None) -> list[FrozenTrial]:
         """Trials that have a value, best first: the further one got, then the lower its loss."""
-        judged = [trial for trial in self.trials(*ENDED, TrialState.RUNNING) if trial.intermediate_values]
-        return sorted(judged, key=lambda trial: (-(trial.last_step or 0), last_value(trial), trial.number))
+        return self.known.ranking(most)
 
-    def standings(self) -> list[Standing]:
+    @property
+    def standings(self) -> Standings:
         """How far each trial has got that is judged by the rungs."""
-        found = []
-        for trial in self.trials(TrialState.COMPLETE, TrialState.RUNNING):
-            losses = tuple(loss for _, loss in sorted(trial.intermediate_values.items()))
-            found.append(Standing(trial.number, losses, trial.user_attrs.get("sent", len(losses))))
-        return found
+        return self.known.standings
 
     def ask(self) -> FrozenTrial:
-        """The next trial: of the queue (grid points, earlier winners, added ones), else proposed by the sampler."""
+        """The next trial, sent to its first rung: of the queue (grid points, earlier winners, added ones), else new."""
+        distributions = proposals.distributions(self.space)
+        if not self.known.count(TrialState.WAITING):
+            params = proposals.propose(self.known.all, self.space, seed=self.seed + len(self.known.all))
+            return self.known.create(params, distributions, sent=1, order=self.known.sendings + 1)
         self.study.sampler = optuna.samplers.RandomSampler(seed=self.seed)  # never asked: every value is fixed
-        if not self.trials(TrialState.WAITING):
-            trials = self.trials()
-            self.study.enqueue_trial(proposals.propose(trials, self.space, seed=self.seed + len(trials)))
-        trial = self.study.ask(proposals.distributions(self.space))
-        self.handles[trial.number] = trial
-        return self.study.trials[trial.number]
-
-    def handle(self, number: int) -> Trial:
-        """Optuna's handle of a running trial, of this process or of one before."""
-        if number not in self.handles:
-            self.handles[number] = Trial(self.study, self.trials()[number]._trial_id)
-        return self.handles[number]
+        number = self.study.ask(distributions).number
+        self.known.read_again(number)
+        self.send(number, 1)
+        return self.known.all[number]
 
     def remember(self, number: int, **values: Any) -> None:
         """Set attributes of a running trial."""
-        for name, value in values.items():
-            self.handle(number).set_user_attr(name, value)
+        self.known.remember(number, **values)
 
     def send(self, number: int, rung: int) -> None:
         """Note that a trial is sent to a rung."""
-        sendings = [trial.user_attrs.get("order", 0) for trial in self.trials()]
-        self.remember(number, sent=rung, order=1 + max(sendings, default=0))
+        self.remember(number, sent=rung, order=self.known.sendings + 1)
 
     def report(self, number: int, loss: float, *, fraction: float) -> None:
         """Record a trial's tune loss at a share of its training, and at rungs that fell together with it."""
-        known = self.trials()[number].intermediate_values
-        for rung in rungs(self.space):
-            step = round(100 * rung)
-            if rung <= fraction and step not in known:
-                self.handle(number).report(loss, step=step)
+        known = self.known.all[number].intermediate_values
+        steps = [round(100 * rung) for rung in rungs(self.space) if rung <= fraction]
+        self.known.report(number, {step: loss for step in steps if step not in known})
+
+    def complete(self, number: int, loss: float) -> None:
+        """A trial ran to its end, with this tune loss."""
+        self.known.end(number, TrialState.COMPLETE, loss)
+
+    def prune(self, number: int) -> None:
+        """A trial ends before its time; its value is the last that it reached."""
+        trial = self.known.all[number]
+        self.known.end(number, TrialState.PRUNED, last_value(trial) if trial.intermediate_values else None)
 
     def add(self, params: dict[str, Any], *, warm: int | None = None) -> None:
         """Queue a trial that a person asks for; `warm` is the trial whose weights it begins with."""
         details = {"source": "added", **({} if warm is None else {"warm": warm})}
         self.study.enqueue_trial(params, user_attrs=details)
+        self.known.take_in()
 
     def begin_with(self, winners: Sequence[Earlier]) -> None:
         """Queue what won earlier sweeps, after the grid."""
         for winner in winners:
             self.study.enqueue_trial(winner.params, user_attrs={"source": f"winner of sweep {winner.run_id}"})
+        self.known.take_in()
 
     def added(self) -> int:
         """How many trials people have asked for beside those of the budget."""
-        return sum(1 for trial in self.trials() if trial.user_attrs.get("source") == "added")
+        return self.known.added
 
     def recover(self) -> list[int]:
         """After an interruption: the trials that were in training, in the order they were sent.
@@ -124,18 +119,15 @@ class SweepStudy:
         One that was cut off while it was asked for gets the rest of its parameters.
         """
         for trial in self.trials(TrialState.RUNNING):
-            for name, bounds in proposals.distributions(self.space).items():
-                if name not in trial.params:
-                    self.handle(trial.number)._suggest(name, bounds)  # what `ask` does with a queued trial
-        end = len(rungs(self.space))
-        cut = [s.number for s in self.standings() if not s.paused or s.sent in {0, end}]
+            missing = {n: d for n, d in proposals.distributions(self.space).items() if n not in trial.params}
+            for name, bounds in missing.items():
+                Trial(self.study, trial._trial_id)._suggest(name, bounds)  # what `ask` does with a queued trial
+            if missing:
+                self.known.read_again(trial.number)
         running = {trial.number: trial for trial in self.trials(TrialState.RUNNING)}
-        return sorted((n for n in cut if n in running), key=lambda n: (running[n].user_attrs.get("order", 10**9), n))
-
-
-def last_value(trial: FrozenTrial) -> float:
-    """The tune loss that a trial reported last."""
-    return trial.intermediate_values[max(trial.intermediate_values)]
+        end = len(rungs(self.space))
+        cut = [s.number for s in self.standings if s.number in running and (not s.paused or s.sent in {0, end})]
+        return sorted(cut, key=lambda n: (running[n].user_attrs.get("order", 10**9), n))
 
 
 def fingerprint(experiment: Experiment, space: SearchSpace, *, data: str) -> dict[str, str]:
@@ -219,4 +211,16 @@ def _storage() -> optuna.storages.RDBStorage:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     url = storage_url()
     options = {"connect_args": {"timeout": 60}} if url.startswith("sqlite:") else {}
-    return optuna.storages.RDBStorage(url, engine_kwargs=options)
+    storage = optuna.storages.RDBStorage(url, engine_kwargs=options)
+    if url.startswith("sqlite:"):
+        _write_ahead(storage)
+    return storage
+
+
+def _write_ahead(storage: optuna.storages.RDBStorage) -> None:
+    """Have SQLite write ahead to a log: one flush to the disk a transaction instead of four, just as safe.
+
+    The file keeps it. Where others are at it, or the file system cannot, it stays as it was.
+    """
+    with storage.engine.connect() as connection, contextlib.suppress(OperationalError):
+        connection.exec_driver_sql("PRAGMA journal_mode=WAL")

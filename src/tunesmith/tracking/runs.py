@@ -17,7 +17,7 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,6 +30,7 @@ from tunesmith.tracking import store
 TAG = "tunesmith."
 MAX_TAG_LENGTH = 5000
 FLUSH_SECONDS = 2.0
+MOST_IN_A_BATCH = 1000  # what MLflow takes in one call
 
 
 class Killed(Exception):
@@ -38,18 +39,20 @@ class Killed(Exception):
 
 @dataclass
 class Run:
-    """One MLflow run, addressed by its id; nothing here depends on a current run."""
+    """One MLflow run, addressed by its id; nothing here depends on a current run.
+
+    Metrics are written behind; whatever else is written takes those along that wait.
+    """
 
     id: str
     experiment_id: str
     _pending: list[Metric] = field(default_factory=list)
-    _flushed: float = 0.0
+    _flushed: float = field(default_factory=time.monotonic)
     _known: dict[str, int] = field(default_factory=dict)
 
     def params(self, values: Mapping[str, Any]) -> None:
         """Log parameters."""
-        params = [Param(key, str(value)) for key, value in values.items()]
-        store.client().log_batch(self.id, params=params)
+        self._write(params=[Param(key, str(value)) for key, value in values.items()])
 
     def new_params(self, values: Mapping[str, Any]) -> None:
         """Log the parameters that `mlflow run` has not logged under the same name already."""
@@ -58,8 +61,7 @@ class Run:
 
     def tags(self, values: Mapping[str, Any]) -> None:
         """Set tags under `tunesmith.`."""
-        tags = [RunTag(f"{TAG}{key}", str(value)[:MAX_TAG_LENGTH]) for key, value in values.items()]
-        store.client().log_batch(self.id, tags=tags)
+        self._write(tags=[RunTag(f"{TAG}{key}", str(value)[:MAX_TAG_LENGTH]) for key, value in values.items()])
 
     def metrics(self, values: Mapping[str, float], *, step: int = 0) -> None:
         """Log metrics, written behind in batches at most `FLUSH_SECONDS` apart; non-finite ones are left out.
@@ -74,9 +76,14 @@ class Run:
 
     def flush(self) -> None:
         """Write all pending metrics."""
-        while self._pending:
-            batch, self._pending = self._pending[:1000], self._pending[1000:]
-            store.client().log_batch(self.id, metrics=batch)
+        self._write()
+
+    def _write(self, *, params: Sequence[Param] = (), tags: Sequence[RunTag] = ()) -> None:
+        while params or tags or self._pending:
+            room = MOST_IN_A_BATCH - len(params) - len(tags)
+            batch, self._pending = self._pending[:room], self._pending[room:]
+            store.client().log_batch(self.id, metrics=batch, params=params, tags=tags)
+            params, tags = (), ()
         self._flushed = time.monotonic()
 
     def artifact(self, path: pathlib.Path, folder: str | None = None) -> None:
@@ -114,7 +121,6 @@ class Run:
 
     def finish(self, status: str, *, reason: str = "") -> None:
         """End the run with its truthful status."""
-        self.flush()
         self.tags({"status": status, **({"reason": reason} if reason else {})})
         store.client().set_terminated(self.id, status)
 
