@@ -56,7 +56,7 @@ def load_tasks(experiment: Experiment) -> dict[str, Task]:
 
 
 def load_items(tasks: Mapping[str, Task], experiment: Experiment, split: str) -> dict[str, Sequence[Row]]:
-    """All items of a split by task, each with the examples that it is shown after.
+    """All items of a split by task, each with the examples that it is shown after; of a dialogue, its turns.
 
     Canaries are what training may have seen, so those dealt to train are the items, whatever the split. Raises
     `DataError` when a task has no items there, when one lacks its right answer, or when all have the same.
@@ -70,7 +70,18 @@ def load_items(tasks: Mapping[str, Task], experiment: Experiment, split: str) ->
             raise DataError(f"{task.path}: none of its rows falls into {wanted}; add rows or change data.split")
         require_classes(task, dealt[wanted], split)
         items[name] = with_shots(task, dealt[wanted], dealt["train"])
+        if task.measure == "dialogue":
+            items[name] = [turn for row in items[name] for turn in turns_of(row)]
     return items
+
+
+def turns_of(row: Row) -> list[Row]:
+    """A conversation up to each of the assistant's replies, as rows of its group with the ids `ID-turn-1` and so on."""
+    messages = row["messages"]
+    ends = [n for n, message in enumerate(messages, start=1) if message["role"] == "assistant"]
+    return [
+        {**row, "id": f"{row['id']}-turn-{turn}", "messages": messages[:end]} for turn, end in enumerate(ends, start=1)
+    ]
 
 
 def require_classes(task: Task, rows: Sequence[Row], split: str) -> None:
