@@ -6,8 +6,10 @@ import pytest
 import torch
 
 from tunesmith.config import Experiment
+from tunesmith.config.overrides import apply
 from tunesmith.config.task import Task
 from tunesmith.data.tasks import load_items, load_tasks, turns_of
+from tunesmith.errors import ConfigError
 from tunesmith.evaluate.dialogue import APPROPRIATENESS, COHERENCE, SUPPORT, Scorer, contexts
 from tunesmith.evaluate.harness import Base, score, scorer_settings
 from tunesmith.evaluate.knowledge import Evidence, read_passages
@@ -142,3 +144,12 @@ def test_the_demo_scores_every_turn_of_its_dialogues(root):
     items = load_items({"dialogue": task}, experiment, "holdout")["dialogue"]
     assert len(items) == len({row["id"] for row in items}) == 2 * len({row["group"] for row in items})
     assert all(row["messages"][-1]["role"] == "assistant" for row in items)
+
+
+def test_knowledge_that_is_not_there_is_named_before_anything_is_scored(root, tmp_path):
+    experiment = Experiment.from_yaml(root / "experiments" / "support.yaml")
+    (tmp_path / "talk.yaml").write_text("measure: dialogue\nknowledge: none.txt\n", encoding="utf-8")
+    chosen = {"tasks": ["talk"], "suites": [], "forgetting": [], "tasks_dir": str(tmp_path), "primary": "tune/talk/x"}
+    experiment = apply(experiment, {f"evaluation.{name}": value for name, value in chosen.items()})
+    with pytest.raises(ConfigError, match=r"talk\.yaml:2: knowledge: there is no file .*none\.txt"):
+        load_tasks(experiment)

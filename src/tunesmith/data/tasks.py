@@ -51,7 +51,9 @@ def load_tasks(experiment: Experiment) -> dict[str, Task]:
             known = ", ".join(sorted(p.stem for p in folder.glob("*.yaml"))) or "none"
             where = experiment.where("evaluation", "suites" if name in experiment.evaluation.suites else "tasks")
             raise ConfigError(f"{where}: {name}: no file {path}; tasks there: {known}")
-        tasks[name] = Task.from_yaml(path)
+        tasks[name] = task = Task.from_yaml(path)
+        if task.knowledge is not None and not task.resolve(task.knowledge).is_file():
+            raise ConfigError(f"{task.where('knowledge')}: there is no file {task.resolve(task.knowledge)}")
     return tasks
 
 
