@@ -14,7 +14,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from tests.conftest import environment
 
@@ -126,16 +126,25 @@ class ScoringServer:
 
 
 @contextlib.contextmanager
-def receiver() -> Iterator[tuple[str, list[tuple[dict, dict]]]]:
-    """The URL of an HTTP server, and the headers and bodies of the requests that it has been sent so far."""
+def receiver(
+    answer: Callable[[dict], tuple[int, object]] = lambda body: (200, None), **headers: str
+) -> Iterator[tuple[str, list[tuple[dict, dict]]]]:
+    """The URL of an HTTP server, and the headers and bodies of the requests that it has been sent so far.
+
+    `answer` gives the status and what is sent back as JSON.
+    """
     heard: list[tuple[dict, dict]] = []
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             heard.append((dict(self.headers), body))
-            self.send_response(200)
+            status, said = answer(body)
+            self.send_response(status)
+            for name, value in headers.items():
+                self.send_header(name, value)
             self.end_headers()
+            self.wfile.write(json.dumps(said).encode())
 
         def log_message(self, *_: object) -> None:
             pass

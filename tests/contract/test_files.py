@@ -12,6 +12,7 @@ from tests.conftest import ROOT, environment
 
 from tunesmith import cli
 from tunesmith.config import Experiment, Policy, SearchSpace
+from tunesmith.config.judge import JudgeConfig
 from tunesmith.config.task import Task
 from tunesmith.data.tasks import load_tasks
 
@@ -32,6 +33,8 @@ def name(path: pathlib.Path) -> str:
 def test_every_experiment_and_task_loads(path):
     if path.parent.name == "tasks":
         Task.from_yaml(path)
+    elif path.name == "judge.yaml":
+        JudgeConfig.from_yaml(path)
     elif path.name == "handbook.yaml":
         assert isinstance(yaml.safe_load(path.read_text()), list)
     else:

@@ -23,12 +23,13 @@ if TYPE_CHECKING:
     help="Rows to compare on; any: holdout, bench or tune, the first on which all were scored.",
 )
 @click.option("--metrics", default="", help="Only these, as TASK/NAME,TASK/NAME; fewer metrics share the error.")
+@click.option(
+    "--judge", default="", help="Also ask the LLM that this file names; the replies are sent to its endpoint."
+)
 @click.option("--html", default="", help="Also write the page to this file.")
 @click.option("--no-log", is_flag=True, help="Log no run to MLflow.")
 @json_option
-def compare(
-    a: str, b: str, others: tuple[str, ...], split: str, metrics: str, html: str, no_log: bool
-) -> tuple[Any, str]:
+def compare(a: str, b: str, others: tuple[str, ...], *, html: str, no_log: bool, **options: str) -> tuple[Any, str]:
     """Compare B (and OTHERS) with A, item by item, by the scores that they have already.
 
     Each is a run id (of a sweep: its winner), `models:/NAME@ALIAS`, `models:/NAME/NUMBER`, or `base`. Scores of other
@@ -36,10 +37,13 @@ def compare(
     """
     from tunesmith.comparison import desk
     from tunesmith.comparison.page import page
+    from tunesmith.config.judge import JudgeConfig
     from tunesmith.pages.saving import write_page
 
     named = (a, b, *others)
-    compared = desk.compare(named, split=split, metrics=tuple(filter(None, metrics.split(","))))
+    metrics = tuple(filter(None, options["metrics"].split(",")))
+    judge = JudgeConfig.from_yaml(options["judge"]) if options["judge"] else None
+    compared = desk.compare(named, split=options["split"], metrics=metrics, judge=judge)
     if html:
         write_page(pathlib.Path(html), page(compared))
     run_id = "" if no_log else desk.log(named, compared)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tunesmith.comparison.changes import Change, changed
+from tunesmith.comparison.judging import Judgement
 from tunesmith.errors import ConfigError, EvaluationError
 from tunesmith.records import Scores
 from tunesmith.stats.effects import CONFIDENCE, Effect, effect, needed_items
@@ -85,6 +86,8 @@ class Comparison:
     changes: tuple[tuple[Change, ...], ...]
     """The items that changed, worst first, for each model but the first."""
     notes: tuple[str, ...] = ()
+    judged: Judgement | None = None
+    """What a judge said of the replies, where one was asked."""
 
     def of(self, rival: int) -> list[Result]:
         """The results of one model."""

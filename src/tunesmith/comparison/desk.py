@@ -1,27 +1,36 @@
 """What `tunesmith compare` does: find the models and their scores, compare them, and log the page."""
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 from tunesmith.comparison.analysis import Comparison, Result, analyse
+from tunesmith.comparison.asking import ask_judge
 from tunesmith.comparison.matching import ANY, matching_scores
 from tunesmith.comparison.models import Model, find_models
 from tunesmith.comparison.page import page
+from tunesmith.config.judge import JudgeConfig
 from tunesmith.errors import ConfigError
 from tunesmith.tracking import runs, store
 
 PAGE = "report/comparison.html"
 
 
-def compare(references: Sequence[str], *, split: str = ANY, metrics: Sequence[str] = ()) -> Comparison:
-    """Compare models with the first of them, by scores that they have already; see `matching_scores`."""
+def compare(
+    references: Sequence[str], *, split: str = ANY, metrics: Sequence[str] = (), judge: JudgeConfig | None = None
+) -> Comparison:
+    """Compare models with the first of them, by scores that they have already; see `matching_scores`.
+
+    With `judge`, their replies are sent to its endpoint; should that fail, a note says so and all else stands.
+    """
     if len(references) < 2:
         raise ConfigError("compare: name at least two models")
     models = find_models(references)
     found, scores = matching_scores(models, split=split)
     compared = analyse([model.name for model in models], scores, split=found, metrics=metrics)
-    return replace(compared, notes=tuple(notes(models, compared)))
+    judged = None if judge is None else ask_judge(judge, scores, split=found)
+    said = () if judged is None else judged.notes(compared.names)
+    return replace(compared, judged=judged, notes=(*notes(models, compared), *said))
 
 
 def notes(models: Sequence[Model], compared: Comparison) -> list[str]:
@@ -56,6 +65,9 @@ def log(references: Sequence[str], compared: Comparison) -> str:
             where = f"{result.rival}/{result.metric}" if several else result.metric
             values = {"difference": result.effect.difference, "low": result.effect.low, "high": result.effect.high}
             run.metrics({f"{name}/{where}": v for name, v in {**values, "p_holm": result.adjusted}.items()})
+        if compared.judged is not None:
+            run.tags({"judge": compared.judged.model, "judge_sha256": compared.judged.sha256})
+            run.metrics(compared.judged.metrics(several=several))
         run.json(value(compared), "comparison.json")
         run.text(page(compared), PAGE)
     return run.id
@@ -77,7 +89,8 @@ def value(compared: Comparison) -> dict[str, Any]:
     ]
     sizes = {"items": compared.items, "groups": compared.groups}
     where = {"split": compared.split, "digest": compared.digest, **sizes}
-    return {"first": compared.names[0], **where, "rivals": rivals, "notes": list(compared.notes)}
+    judged = {} if compared.judged is None else {"judge": asdict(compared.judged)}
+    return {"first": compared.names[0], **where, "rivals": rivals, "notes": list(compared.notes), **judged}
 
 
 def result_value(result: Result) -> dict[str, Any]:

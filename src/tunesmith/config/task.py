@@ -18,6 +18,7 @@ Measure = Literal[
     "perplexity",
     "adversarial",
     "canary",
+    "dialogue",
     "lm_eval",
 ]
 
@@ -26,6 +27,23 @@ HARNESS = "lm_eval:"
 
 PROMPTED = ("extract", "extractive", "generation", "likelihood", "rouge", "multiple_choice")
 """The measures of which an item is one prompt, so that examples and the chat template are a matter of choice."""
+
+VALID_AUC = 0.75
+"""From here on a measure counts as validated."""
+UNVALIDATED = "_unvalidated"
+"""What the name of a metric ends with whose measure does not."""
+
+
+class Validity(Section):
+    """How well measures tell true replies from those of other conversations, where that was found out.
+
+    `benchmarks/dialogue_validity.py` does so and prints this part of a task's file.
+    """
+
+    scorer: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    """SHA-256 of the model by whose likelihoods it was found; of another nothing is known."""
+    auc: dict[str, Annotated[float, Field(ge=0, le=1)]]
+    """By measure, the share of pairs of a true and a swapped reply in which the true one has the higher value."""
 
 
 class Task(Document):
@@ -37,7 +55,8 @@ class Task(Document):
     BLEU, chrF); `likelihood` is the perplexity of the reference; `rouge` is ROUGE-L and that perplexity;
     `multiple_choice` ranks choices;
     `perplexity` scores plain text; `adversarial` says whether replies to hostile, strange or damaged messages
-    do what their rows expect; `canary` looks for planted secrets."""
+    do what their rows expect; `canary` looks for planted secrets; `dialogue` says how well the reply to each
+    turn fits what was said, and what the handbook says, by the base model's likelihoods."""
     rows: str | None = None
     """The items: a file relative to this one, or any source of rows; the experiment's conversations when null."""
     answer: str | None = None
@@ -55,8 +74,12 @@ class Task(Document):
     """Whether prompts are written in the model's chat template; when null, conversations are and questions
     without `messages` are not."""
     knowledge: str | None = None
-    """`adversarial`: what replies may state, a file relative to this one: a YAML list of entries,
+    """`adversarial` and `dialogue`: what replies may state, a file relative to this one: a YAML list of entries,
     or text in paragraphs."""
+    passages: Annotated[int, Field(ge=1, le=20)] = 3
+    """`dialogue`: how many passages of `knowledge` are retrieved as evidence."""
+    validity: Validity | None = None
+    """`dialogue`: how well its measures are known to work; without it their names end with `_unvalidated`."""
     alternatives: Annotated[int, Field(ge=1, le=1023)] = 31
     """`canary`: how many random secrets of the same form each planted one is ranked among."""
 
@@ -87,6 +110,11 @@ class Task(Document):
     def name(self) -> str:
         """The file's name without its ending."""
         return self.path.stem
+
+    def metric(self, measure: str, scorer: str) -> str:
+        """The name of a metric by a measure, which says so where that is not known to work with this scorer."""
+        known = self.validity.auc.get(measure, 0.0) if self.validity and self.validity.scorer == scorer else 0.0
+        return measure if known >= VALID_AUC else f"{measure}{UNVALIDATED}"
 
     def digest_tree(self) -> dict[str, Any]:
         """What decides the scores besides the rows: everything but the place of the file."""

@@ -51,12 +51,14 @@ def load_tasks(experiment: Experiment) -> dict[str, Task]:
             known = ", ".join(sorted(p.stem for p in folder.glob("*.yaml"))) or "none"
             where = experiment.where("evaluation", "suites" if name in experiment.evaluation.suites else "tasks")
             raise ConfigError(f"{where}: {name}: no file {path}; tasks there: {known}")
-        tasks[name] = Task.from_yaml(path)
+        tasks[name] = task = Task.from_yaml(path)
+        if task.knowledge is not None and not task.resolve(task.knowledge).is_file():
+            raise ConfigError(f"{task.where('knowledge')}: there is no file {task.resolve(task.knowledge)}")
     return tasks
 
 
 def load_items(tasks: Mapping[str, Task], experiment: Experiment, split: str) -> dict[str, Sequence[Row]]:
-    """All items of a split by task, each with the examples that it is shown after.
+    """All items of a split by task, each with the examples that it is shown after; of a dialogue, its turns.
 
     Canaries are what training may have seen, so those dealt to train are the items, whatever the split. Raises
     `DataError` when a task has no items there, when one lacks its right answer, or when all have the same.
@@ -70,7 +72,18 @@ def load_items(tasks: Mapping[str, Task], experiment: Experiment, split: str) ->
             raise DataError(f"{task.path}: none of its rows falls into {wanted}; add rows or change data.split")
         require_classes(task, dealt[wanted], split)
         items[name] = with_shots(task, dealt[wanted], dealt["train"])
+        if task.measure == "dialogue":
+            items[name] = [turn for row in items[name] for turn in turns_of(row)]
     return items
+
+
+def turns_of(row: Row) -> list[Row]:
+    """A conversation up to each of the assistant's replies, as rows of its group with the ids `ID-turn-1` and so on."""
+    messages = row["messages"]
+    ends = [n for n, message in enumerate(messages, start=1) if message["role"] == "assistant"]
+    return [
+        {**row, "id": f"{row['id']}-turn-{turn}", "messages": messages[:end]} for turn, end in enumerate(ends, start=1)
+    ]
 
 
 def require_classes(task: Task, rows: Sequence[Row], split: str) -> None:

@@ -2,22 +2,33 @@
 
 import logging
 from collections.abc import Container, Mapping, Sequence
+from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
 
 from lm_eval import evaluate
 from lm_eval.api.task import ConfigurableTask
 from lm_eval.tasks import TaskManager
+from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from tunesmith.config.task import HarnessTask, Task
 from tunesmith.data.digest import digest_of, digest_rows
+from tunesmith.evaluate.dialogue import Likelihoods, Scorer, passages_of
 from tunesmith.evaluate.live import LiveModel
 from tunesmith.evaluate.measures import VERSION, configure
 from tunesmith.evaluate.stock import harness_tasks, metric_name, pooled
 from tunesmith.records import Row, Scores
 
 KEPT_FIELDS = ("prompt_hash", "target", "filtered_resps")
+
+
+@dataclass(frozen=True)
+class Base:
+    """A base model, whatever is attached to it, and the SHA-256 of its weights."""
+
+    network: PreTrainedModel
+    sha256: str
 
 
 def score(
@@ -28,15 +39,19 @@ def score(
     *,
     split: str,
     batch_size: int,
+    base: Base | None = None,
 ) -> Scores:
-    """Score a model on the items of each task; metrics are named `split/task/metric`."""
+    """Score a model on the items of each task; metrics are named `split/task/metric`.
+
+    `base` is what the model was tuned from, by whose likelihoods the replies of a dialogue are measured; without it
+    the model itself is asked.
+    """
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
-    live = LiveModel(
-        pretrained=model, tokenizer=tokenizer, batch_size=batch_size, add_bos_token=False, backend="causal"
-    )
+    live = live_model(model, tokenizer, batch_size)
+    scorer = scorer_of(live, base)
     stock, chosen = harness_tasks(tasks, items)
     own = {name: task for name, task in tasks.items() if not isinstance(task, HarnessTask)}
-    configs = [config for name, task in own.items() for config in configure(task, items[name], tokenizer)]
+    configs = [config for name, task in own.items() for config in configure(task, items[name], tokenizer, scorer)]
     # not simple_evaluate: it asks a dozen programs of this machine for their versions after every scoring
     made = [config.pop("task_class", ConfigurableTask)(config=config) for config in configs]
     loaded = TaskManager(include_defaults=False).load(made)
@@ -44,8 +59,42 @@ def score(
     results = evaluate(lm=live, task_dict=loaded, samples=chosen, bootstrap_iters=0, log_samples=True)
     assert results is not None  # noqa: S101 - only ranks other than 0 get None
     groups = {row["id"]: row["group"] for rows in items.values() for row in rows}
-    settings = settings_of(tasks, items, tokenizer, batch_size)
+    settings = {**settings_of(tasks, items, tokenizer, batch_size), **scorer_settings(tasks, scorer)}
     return collect(results, split=split, groups=groups, settings=settings, stock=stock)
+
+
+def live_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, batch_size: int) -> LiveModel:
+    """A loaded model as lm-eval asks it."""
+    return LiveModel(
+        pretrained=model, tokenizer=tokenizer, batch_size=batch_size, add_bos_token=False, backend="causal"
+    )
+
+
+def scorer_of(live: LiveModel, base: Base | None) -> Scorer:
+    """The likelihoods of the base of a live model: of that model without its adapter, or of another network."""
+    sha256 = base.sha256 if base else ""
+    if isinstance(live.model, PeftModel):
+        return Scorer(bare(live, live.model), sha256)
+    if base is None or base.network is live.model:
+        return Scorer(live.mean_logprobs, sha256)
+    return Scorer(live_model(base.network, live.tokenizer, int(live.batch_size)).mean_logprobs, sha256)
+
+
+def bare(live: LiveModel, model: PeftModel) -> Likelihoods:
+    """A live model's likelihoods while its adapter is switched off."""
+
+    def likelihoods(pairs: Sequence[tuple[str, str]]) -> list[float]:
+        with model.disable_adapter():
+            return live.mean_logprobs(pairs)
+
+    return likelihoods
+
+
+def scorer_settings(tasks: Mapping[str, Task], scorer: Scorer) -> dict[str, Any]:
+    """What decides the scores of dialogues besides the task: whose likelihoods they are, and what the passages say."""
+    own = {name: task for name, task in tasks.items() if task.measure == "dialogue"}
+    known = {name: digest_of(list(passages_of(task))) for name, task in own.items()}
+    return {"scorer": scorer.sha256, "passages": known} if own else {}
 
 
 def collect(

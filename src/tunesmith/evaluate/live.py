@@ -40,6 +40,14 @@ class LiveModel(HFLM):
                 replies[n] = self.tok_decode(reply[: requests[n].args[1]["max_gen_toks"]])
         return replies
 
+    def mean_logprobs(self, pairs: Sequence[tuple[str, str]]) -> list[float]:
+        """The mean log-probability per token, in nats, of each text after its context; 0 for an empty text."""
+        asked = {pair: self.tok_encode(pair[1]) for pair in pairs if pair[1]}
+        requests = [(pair, self.tok_encode(pair[0]), tokens) for pair, tokens in asked.items()]
+        sums = self._loglikelihood_tokens(requests)
+        means = {pair: total / len(asked[pair]) for pair, (total, _) in zip(asked, sums, strict=True)}
+        return [means.get(pair, 0.0) for pair in pairs]
+
     @property
     def _network(self) -> PreTrainedModel:
         """The base model, with the adapter's layers inside it if one is attached."""

@@ -12,6 +12,7 @@ from tunesmith.data.tasks import right_answers
 from tunesmith.evaluate import text
 from tunesmith.evaluate.adversarial import adversarial
 from tunesmith.evaluate.canary import canary
+from tunesmith.evaluate.dialogue import Scorer, dialogue
 from tunesmith.evaluate.prompts import make_doc
 from tunesmith.evaluate.requests import Config, Doc, generation_settings, metrics, renderer
 from tunesmith.records import Row
@@ -23,9 +24,10 @@ VERSION = 1
 """Of the measures in this file; part of what makes scores comparable."""
 
 
-def configure(task: Task, rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase) -> list[Config]:
+def configure(task: Task, rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, scorer: Scorer) -> list[Config]:
     """The lm-eval configurations of a task; several where it measures in several ways."""
-    configs, made = MEASURES[task.measure](task), []
+    configs = dialogue(task, scorer) if task.measure == "dialogue" else MEASURES[task.measure](task)
+    made = []
     own_docs = all("make_doc" in config for _, config in configs)
     usual = [] if own_docs else [{**make_doc(row, task, tokenizer), **right(task, row)} for row in rows]
     for suffix, config in configs:
@@ -168,3 +170,4 @@ MEASURES: dict[str, Callable[[Task], Parts]] = {
     "adversarial": adversarial,
     "canary": canary,
 }
+"""Those that need nothing but the model's own answers; `dialogue` has others judge them."""

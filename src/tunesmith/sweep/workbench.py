@@ -15,7 +15,7 @@ from tunesmith.data.digest import digest_of
 from tunesmith.data.formats import as_conversation
 from tunesmith.data.split import stratified
 from tunesmith.data.tasks import fewer_items, load_items, load_tasks
-from tunesmith.evaluate.harness import score
+from tunesmith.evaluate.harness import Base, score
 from tunesmith.evaluate.pairs import pair_scores
 from tunesmith.evaluate.replies import reply_scores, together
 from tunesmith.models.decoding import end_tokens
@@ -136,7 +136,8 @@ class Workbench:
         chosen = load_items(tasks, self.experiment, split)
         if split != items:
             chosen = fewer_items(chosen, tasks, self.experiment, keep_primary=items == "confirmation")
-        scores = score(model, self.tokenizer, tasks, chosen, split=split, batch_size=evaluation.batch_size)
+        base, size = Base(self.base, self.model.sha256), evaluation.batch_size
+        scores = score(model, self.tokenizer, tasks, chosen, split=split, batch_size=size, base=base)
         return scores if own is None else together(scores, own(self, model, items, split))
 
     def judged_rows(self, items: Items, split: str) -> Sequence[Row]:
