@@ -51,7 +51,7 @@ def wait_for(project: pathlib.Path, kind: str, count: int, seconds: float = 90) 
     while time.monotonic() < until:
         if len(runs_of(project, kind)) >= count:
             return
-        time.sleep(0.05)
+        time.sleep(0.1)
     raise AssertionError(f"no {count} runs of kind {kind} within {seconds} s: {log_of(project)[-2000:]}")
 
 

@@ -3,13 +3,11 @@
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
 
 import pytest
 from tests import sweeps
-from tests.conftest import ROOT, copy_project, environment
+from tests.conftest import ROOT, copy_project
 
 from tunesmith.config import Experiment
 from tunesmith.sweep.crew import persistent
@@ -46,38 +44,38 @@ def test_a_worker_that_hangs_is_ended_and_its_trial_goes_on(project, whole):
     assert sweeps.left(project) == whole
 
 
-def study(project, *arguments):
-    command = [sys.executable, "-m", "tunesmith", "study", *arguments, "--experiment", "experiments/smoke.yaml"]
-    return subprocess.run(command, cwd=project, env=environment(), capture_output=True, text=True, check=False)
+@pytest.fixture
+def study(invoke):
+    """Run `tunesmith study ...` as another process than the sweep's: this one."""
+    return lambda *arguments: invoke("study", *arguments, "--experiment", "experiments/smoke.yaml")
 
 
-def test_a_running_sweep_is_watched_extended_paused_and_stopped_from_outside(project):
+def test_a_running_sweep_is_watched_extended_paused_and_stopped_from_outside(project, invoke, study):
     sweep = sweeps.start(project, trials=20)
     sweeps.wait_for(project, "trial", 1)
-    assert study(project, "pause").returncode == 0
-    shown = study(project, "status")
+    assert study("pause").exit_code == 0
+    shown = study("status")
     assert f"paused, by process {sweep.pid} on" in shown.stdout
-    command = [sys.executable, "-m", "tunesmith", "sweep", *sweeps.SMOKE, "--resume"]
-    second = subprocess.run(command, cwd=project, env=environment(), capture_output=True, text=True, check=False)
-    assert second.returncode == 2
+    second = invoke("sweep", *sweeps.SMOKE, "--resume")
+    assert second.exit_code == 2
     assert f"is run by process {sweep.pid} on" in second.stderr
-    refused = study(project, "add-trial", "--set", "method.learning_rate=0.9")
+    refused = study("add-trial", "--set", "method.learning_rate=0.9")
     assert "method.learning_rate=0.9: outside the range of this sweep" in refused.stderr
-    added = study(project, "add-trial", "--set", "method.learning_rate=0.003", "--clone", "0", "--warm")
+    added = study("add-trial", "--set", "method.learning_rate=0.003", "--clone", "0", "--warm")
     assert "will try method.learning_rate=0.003" in added.stdout
     before = len(sweeps.runs_of(project, "trial"))
     assert before < 20
-    assert study(project, "resume").returncode == 0
+    assert study("resume").exit_code == 0
     sweeps.wait_for(project, "trial", before + 1)
-    assert study(project, "stop").returncode == 0
+    assert study("stop").exit_code == 0
     assert sweep.wait(timeout=40) == 1
     assert "the sweep was stopped; go on with the same command and --resume" in sweeps.log_of(project)
     assert {run.info.status for run in sweeps.runs_of(project, "trial")} <= {"FINISHED", "KILLED"}
-    assert "interrupted; go on with sweep --resume" in study(project, "status").stdout
-    assert "no process runs this sweep" in study(project, "stop").stderr
+    assert "interrupted; go on with sweep --resume" in study("status").stdout
+    assert "no process runs this sweep" in study("stop").stderr
     sweeps.finish(project, sweeps.start(project, "--resume", trials=5))
     assert len(sweeps.left(project).params) >= 6
-    assert "finished" in study(project, "status").stdout
+    assert "finished" in study("status").stdout
     warm = [run for run in sweeps.runs_of(project, "trial") if run.data.tags["tunesmith.source"] == "added"]
     assert [run.data.params["method.learning_rate"] for run in warm] == ["0.003"]
     assert warm[0].data.tags["tunesmith.warm"] == "0"
