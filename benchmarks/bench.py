@@ -10,18 +10,19 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
+from types import MappingProxyType
 from typing import Any
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from tunesmith.config import Experiment
+from tunesmith.config import Experiment, overrides
 from tunesmith.data.dataset import load_dataset, training_rows
 from tunesmith.models.device import fix_threads, keep_memory, place
 from tunesmith.models.loading import load_base, load_tokenizer
 from tunesmith.models.references import resolve
 from tunesmith.stats.paired import Difference
-from tunesmith.train.encode import Encoded, encode_rows
+from tunesmith.train.method import method_of
 
 ROOT = pathlib.Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
@@ -29,25 +30,28 @@ RESULTS = ROOT / "benchmarks" / "results"
 
 @dataclass(frozen=True)
 class Bench:
-    """The demo's experiment, its base model, tokenizer and encoded training rows."""
+    """An experiment of the demo, its base model, tokenizer and encoded training rows."""
 
     experiment: Experiment
     base: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
-    rows: list[Encoded]
+    rows: list[Any]
 
 
-def load(*, malloc: bool = True) -> Bench:
-    """The demo with all cores; `malloc` keeps freed memory, as a worker does."""
+def load(
+    name: str = "support.yaml", *, changes: Mapping[str, Any] = MappingProxyType({}), malloc: bool = True
+) -> Bench:
+    """An experiment of the demo with all cores; `malloc` keeps freed memory, as a worker does."""
     if malloc:
         keep_memory()
     fix_threads()
-    experiment = Experiment.from_yaml(ROOT / "experiments" / "support.yaml")
+    experiment = overrides.apply(Experiment.from_yaml(ROOT / "experiments" / name), changes)
     model = resolve(experiment.model.base)
     tokenizer = load_tokenizer(model)
     base = load_base(model, place(experiment.model))
     rows = training_rows(load_dataset(experiment), experiment.data).rows
-    return Bench(experiment, base, tokenizer, encode_rows(rows, tokenizer, max_length=experiment.model.max_length))
+    encode = method_of(experiment).encode
+    return Bench(experiment, base, tokenizer, list(encode(rows, tokenizer, max_length=experiment.model.max_length)))
 
 
 def interleave(sides: Mapping[str, Callable[[], float]], *, rounds: int) -> dict[str, list[float]]:

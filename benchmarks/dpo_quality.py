@@ -23,8 +23,8 @@ from tunesmith.progress import Progress
 from tunesmith.stats.paired import paired_difference
 from tunesmith.sweep.workbench import Workbench
 from tunesmith.tracking import runs, store
-from tunesmith.train.dpo import both
 from tunesmith.train.pairs import encode_pairs
+from tunesmith.train.preference import both
 from tunesmith.train.reference import policy_logprobs
 
 

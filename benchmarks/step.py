@@ -33,7 +33,7 @@ from tunesmith.models.references import resolve
 from tunesmith.train.encode import Encoded
 from tunesmith.train.order import EpochOrder
 from tunesmith.train.sft import SupervisedSFTTrainer
-from tunesmith.train.slots.batch import Part, build
+from tunesmith.train.slots.batch import build, count_nodes
 from tunesmith.train.slots.engine import Engine
 from tunesmith.train.slots.network import Network
 from tunesmith.train.slots.passes import Limits
@@ -180,7 +180,7 @@ def against_roofline(bench: Bench) -> None:
     values: dict[str, Any] = {"machine": where}
     for tokens, target, rounds in ((128, 2.1, 7), (512, 1.6, 5)):
         rows = rows_of(bench.rows, tokens)
-        batch = build([Part(rows, 1.0)], device=bench.base.device, dtype=torch.float32)
+        batch = build([rows], device=bench.base.device)
         nodes, losses = len(batch.ids), len(batch.states)
         engine = Engine(bench.base, LIMITS)
         engine.join(0, Plan(rows, AdapterConfig(), SftConfig(batch_size=len(rows), epochs=100), seed=1))
@@ -202,7 +202,7 @@ def rows_of(rows: Sequence[Encoded], tokens: int) -> list[Encoded]:
         return [min(rows, key=lambda row: abs(len(row.input_ids) - tokens))]
     chosen: list[Encoded] = []
     for row in rows:
-        nodes = len(build([Part([*chosen, row], 1.0)], device=torch.device("cpu"), dtype=torch.float32).ids)
+        nodes = count_nodes([*chosen, row])
         if nodes > tokens:
             break
         chosen.append(row)

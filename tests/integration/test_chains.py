@@ -1,6 +1,7 @@
 """A training that goes on from another's adapter: what it records, and what the card says of both."""
 
 import json
+import pathlib
 
 import pytest
 from tests.versions import scores, write_policy
@@ -14,6 +15,14 @@ from tunesmith.tracking import runs
 from tunesmith.tracking.store import client
 
 PAIRS = "experiments/support-dpo.yaml"
+SPACE = """
+coarse: {params: {method.beta: [0.05, 0.5]}}
+confirm: {top: 1, seeds: 1}
+params:
+  method.beta: {kind: float, low: 0.02, high: 0.5, log: true}
+  method.loss: {kind: categorical, choices: [sigmoid, ipo]}
+"""
+GATES = "model: bot\ngates: [{metric: holdout/general/acc, rule: at_least, value: 0.0}]\n"
 SMALL = {
     "data.train_rows": 16,
     "adapter.rank": 4,
@@ -100,6 +109,28 @@ def test_a_lineage_says_where_its_runs_are_not_in_the_store(store, monkeypatch):
     found = lineage.lineage("bot", "1")
     assert [training.run for training in found.trainings] == [run.id]
     assert found.lost == "what was before is not in this store"
+
+
+def test_a_sweep_of_dpo_goes_on_from_a_supervised_adapter_in_slots(project, invoke):
+    done = invoke("sft", "experiments/smoke.yaml", "--set", "data.train_rows=16", "--json")
+    assert done.exit_code == 0, done.stderr
+    base = f"runs:/{json.loads(done.stdout)['run_id']}"
+    pathlib.Path("search_spaces/pairs.yaml").write_text(SPACE)
+    options = ("--space", "search_spaces/pairs.yaml", "--policy", write_policy(project, GATES), "--trials", "2")
+    done = invoke("sweep", PAIRS, *options, *settings(base), "--json")
+    assert done.exit_code == 0, done.stderr
+    parent = runs.attach(json.loads(done.stdout)["sweep_run"])
+    found = client().search_runs([client().get_run(parent.id).info.experiment_id], "tags.`tunesmith.engine` != ''")
+    trained = {run.data.tags["tunesmith.kind"]: run for run in found}
+    assert trained.keys() >= {"trial", "confirmation"}
+    for run in (trained["trial"], trained["confirmation"]):
+        assert run.data.tags["tunesmith.engine"] == "slots"
+        assert run.data.metrics.keys() >= {
+            "train/accuracy",
+            "train/reward_margin",
+            "tune/accuracy",
+            "tune/ranked_right",
+        }
 
 
 @pytest.mark.parametrize("reference", ["runs:/0123456789abcdef0123456789abcdef", "runs:/nonsense"])

@@ -1,16 +1,18 @@
 """The worker's side of a sweep: segments that pause, share a base, are cut off and go on, bit for bit."""
 
+import dataclasses
 import pathlib
 import re
 
 import pytest
 import torch
 from tests.conftest import ROOT
+from tests.methods import experiment as experiment_of
 
 from tunesmith.config import Experiment, overrides
 from tunesmith.errors import DiskError
 from tunesmith.sweep.protocol import Done, Ended, Failed, Interrupted, Job, Paused, Segment, Sharing, StepMetrics, Train
-from tunesmith.sweep.segments import Segments
+from tunesmith.sweep.segments import Relay, Segments
 from tunesmith.sweep.workbench import Workbench
 
 FUSED = Sharing(fuse=4096, most=4096, row_tokens=60)
@@ -165,6 +167,27 @@ def test_a_training_begins_with_another_ones_weights(bench, experiment, tmp_path
     other = overrides.apply(experiment, {"adapter.rank": 2})
     refused = run(bench, [segment(other, tmp_path, "other", start=str(tmp_path / "first"))])
     assert "its adapter has another rank" in refused.ends()["other"].message
+
+
+def test_preference_pairs_train_in_slots_as_through_trl(tmp_path):
+    settings = {"model.dtype": "float32", "method.learning_rate": 2e-3}
+    pairs = overrides.apply(experiment_of(tmp_path / "rows", "dpo"), settings)
+    bench = Workbench(pairs)
+    both = [segment(pairs, tmp_path, "a", beta=0.3), segment(pairs, tmp_path, "b", loss="ipo", batch_size=2)]
+    cut = run(bench, both, Ear(stop_after=7))
+    assert isinstance(cut.messages[-1], Interrupted)
+    ends = run(bench, both).ends()
+    ours = ends["a"].trained
+    assert {end.trained.engine for end in ends.values()} == {"slots"}
+    job = dataclasses.replace(both[0].job, folder=str(tmp_path / "trl"), slots=False)
+    theirs = bench.execute(job, Relay(Ear(), "a")).trained
+    assert theirs.engine == "trl"
+    assert theirs.curves.keys() <= ours.curves.keys()
+    assert ours.metrics["train/tokens"] == theirs.metrics["train/tokens"]
+    for name in ("train/loss", "train/grad_norm", "tune/loss", "tune/reward_margin", "tune/ranked_right"):
+        assert [step for step, _ in ours.curves[name]] == [step for step, _ in theirs.curves[name]]
+        for (_, one), (_, other) in zip(ours.curves[name], theirs.curves[name], strict=True):
+            assert one == pytest.approx(other, rel=1e-2, abs=1e-4)
 
 
 def test_what_the_engine_does_not_cover_pauses_too(bench, experiment, tmp_path):

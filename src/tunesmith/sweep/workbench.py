@@ -99,7 +99,7 @@ class Workbench:
 
     def uncovered(self, experiment: Experiment) -> str | None:
         """Why the slots engine does not train an experiment here; None when it does."""
-        return "it goes on with an adapter" if self.model.adapter else covers(self.base, experiment)
+        return covers(self.base, experiment)
 
     def finish(self, model: PreTrainedModel, job: Job, recorder: Recorder) -> Done:
         """Save the adapter of a finished training and score it."""

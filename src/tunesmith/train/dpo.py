@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from datasets import Dataset
 from peft import PeftModel
-from torch.nn.functional import logsigmoid
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 from trl import DPOConfig, DPOTrainer
 
@@ -19,8 +18,9 @@ from tunesmith.train.encode import IGNORED
 from tunesmith.train.method import Method
 from tunesmith.train.order import EpochOrder
 from tunesmith.train.pairs import Pair, encode_pairs
+from tunesmith.train.preference import both, learn_reference, pair_figures
 from tunesmith.train.recorder import TrainingData
-from tunesmith.train.reference import Asked, policy_logprobs
+from tunesmith.train.reference import policy_logprobs
 from tunesmith.train.replies import grouped, token_logprobs
 
 
@@ -87,9 +87,7 @@ def build_trainer(
     `model` must hold the reference policy now: the bare base under a fresh adapter, or the parent's adapter.
     """
     method = config_of(experiment)
-    network, at_once = model.get_base_model().eval(), experiment.evaluation.batch_size
-    data.reference.learn(network, both(data.tune), batch_size=at_once)
-    values = data.reference.learn(network, both(data.train), batch_size=at_once)
+    values = learn_reference(model.get_base_model().eval(), data, batch_size=experiment.evaluation.batch_size)
     columns = {
         "prompt_ids": [pair.prompt for pair in data.train],
         "chosen_ids": [pair.chosen for pair in data.train],
@@ -122,49 +120,14 @@ def config_of(experiment: Experiment) -> Dpo:
     return experiment.method
 
 
-def both(pairs: Sequence[Pair]) -> list[Asked]:
-    """Each pair's prompt with the chosen reply, then with the rejected one."""
-    return [(pair.prompt, reply) for pair in pairs for reply in (pair.chosen, pair.rejected)]
-
-
-def pair_losses(method: Dpo, ratios: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
-    """Loss of each pair, [pairs], from log π/π_ref in nats and tokens of its chosen and rejected reply, [pairs, 2].
-
-    The variants are TRL's: Rafailov et al., 2023 (sigmoid), Zhao et al., 2023 (hinge), Azar et al., 2023 (ipo),
-    Chowdhury et al., 2024 (robust), D'Oosterlinck et al., 2024 (apo).
-    """
-    beta, smoothing = method.beta, method.label_smoothing
-    per_token = ratios / lengths if method.loss in {"ipo", "sigmoid_norm"} else ratios
-    chosen, rejected = per_token.T
-    margin = chosen - rejected
-    if method.loss == "hinge":
-        return torch.relu(1 - beta * margin)
-    if method.loss == "ipo":
-        return (margin - 1 / (2 * beta)) ** 2
-    if method.loss == "robust":
-        right, flipped = logsigmoid(beta * margin), logsigmoid(-beta * margin)
-        return (smoothing * flipped - (1 - smoothing) * right) / (1 - 2 * smoothing)
-    if method.loss == "apo_zero":
-        return 1 - torch.sigmoid(beta * chosen) + torch.sigmoid(beta * rejected)
-    if method.loss == "apo_down":
-        return torch.sigmoid(beta * chosen) + 1 - torch.sigmoid(beta * margin)
-    return -logsigmoid(beta * margin)
-
-
 def measure(model: PeftModel, rows: Sequence[Pair], *, experiment: Experiment, data: TrainingData) -> dict[str, float]:
     """Loss, reward margin, and the share of pairs ranked right: by the implicit reward, and by log π per token."""
-    method, asked = config_of(experiment), both(rows)
+    asked = both(rows)
     found = policy_logprobs(model.get_base_model(), asked, batch_size=experiment.evaluation.batch_size)
-    policy = torch.tensor(found).view(-1, 2)
-    ratios = policy - torch.tensor(data.reference.of(asked)).view(-1, 2)
+    policy, reference = (torch.tensor(values).view(-1, 2) for values in (found, data.reference.of(asked)))
     lengths = torch.tensor([len(reply) for _, reply in asked]).view(-1, 2)
-    rewards, per_token = method.beta * ratios, policy / lengths
-    return {
-        "tune/loss": pair_losses(method, ratios, lengths).mean().item(),
-        "tune/reward_margin": (rewards[:, 0] - rewards[:, 1]).mean().item(),
-        "tune/accuracy": (rewards[:, 0] > rewards[:, 1]).float().mean().item(),
-        "tune/ranked_right": (per_token[:, 0] > per_token[:, 1]).float().mean().item(),
-    }
+    figures = pair_figures(config_of(experiment), policy, reference, lengths)
+    return {f"tune/{name}": values.mean().item() for name, values in figures.items()}
 
 
 METHOD = Method(

@@ -28,6 +28,14 @@ class Tokens(Protocol):
         """Whether it was cut."""
 
 
+class Labelled(Tokens, Protocol):
+    """An encoded row whose loss is a function of the log-probabilities of labelled tokens."""
+
+    @property
+    def texts(self) -> Sequence["Encoded"]:
+        """The texts that the model reads, each with its labels."""
+
+
 @dataclass(frozen=True)
 class Encoded:
     """One row's token ids and labels, both of its length; labels are -100 outside the loss."""
@@ -35,6 +43,11 @@ class Encoded:
     input_ids: list[int]
     labels: list[int]
     truncated: bool
+
+    @property
+    def texts(self) -> tuple["Encoded"]:
+        """The row itself."""
+        return (self,)
 
     @property
     def supervised(self) -> int:

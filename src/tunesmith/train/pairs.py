@@ -8,7 +8,7 @@ from transformers import PreTrainedTokenizerBase
 from tunesmith.data.formats import prompt_of
 from tunesmith.errors import DataError
 from tunesmith.records import Row
-from tunesmith.train.encode import assistant_spans, render
+from tunesmith.train.encode import IGNORED, Encoded, assistant_spans, render
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,15 @@ class Pair:
     def supervised(self) -> int:
         """The tokens of both replies."""
         return len(self.chosen) + len(self.rejected)
+
+    @property
+    def texts(self) -> tuple[Encoded, Encoded]:
+        """The prompt with the chosen reply, and with the rejected one; the replies are labelled."""
+        quiet = [IGNORED] * len(self.prompt)
+        chosen, rejected = (
+            Encoded([*self.prompt, *reply], [*quiet, *reply], self.truncated) for reply in (self.chosen, self.rejected)
+        )
+        return chosen, rejected
 
 
 @dataclass(frozen=True)

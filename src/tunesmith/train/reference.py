@@ -42,6 +42,10 @@ class Reference:
                     aside.write_text(json.dumps({**read(path), **self.values}), encoding="utf-8")
         return self.of(asked)
 
+    def knows(self, asked: Sequence[Asked]) -> bool:
+        """Whether all these replies were learnt before."""
+        return all(key_of(*pair) in self.values for pair in asked)
+
     def of(self, asked: Sequence[Asked]) -> list[float]:
         """The values of replies that were learnt before."""
         return [self.values[key_of(*pair)] for pair in asked]

@@ -35,14 +35,13 @@ def trained_adapter(
     folder: pathlib.Path,
     slots: bool = False,
 ) -> Iterator[tuple[PreTrainedModel, TrainedRun]]:
-    """Train a fresh adapter on the recorder's rows, save it in `folder`, and give the model with it attached.
+    """Train an adapter on the recorder's rows, save it in `folder`, and give the model with it attached.
 
     The base is bare again afterwards. With `slots`, the slots engine trains what it covers; TRL trains the
     rest, and the record's `engine` says why. Raises `TrainingError` for a non-finite loss or when memory
     runs out.
     """
-    parent = recorder.data.parent
-    reason = ("it goes on with an adapter" if parent else covers(base, experiment)) if slots else ""
+    reason = covers(base, experiment) if slots else ""
     if reason is None:
         way = _in_slot(base, experiment, recorder)
     else:

@@ -1,4 +1,6 @@
-"""Rows, plans and a plain training to compare with."""
+"""Rows, pairs, plans over both, and a plain training to compare with."""
+
+import dataclasses
 
 import pytest
 import torch
@@ -7,11 +9,14 @@ from transformers import get_scheduler
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 from tunesmith.config.experiment import AdapterConfig
-from tunesmith.config.method import SftConfig
+from tunesmith.config.method import DpoConfig, SftConfig
 from tunesmith.models.loading import attach_fresh, detach
 from tunesmith.train.encode import IGNORED, Encoded
 from tunesmith.train.loss import collate
 from tunesmith.train.order import epoch_order, steps_per_epoch
+from tunesmith.train.pairs import Pair
+from tunesmith.train.recorder import TrainingData
+from tunesmith.train.reference import Reference
 from tunesmith.train.slots.slot import Plan
 
 PROMPT = list(range(40, 60))
@@ -34,11 +39,27 @@ def rows():
     return [*rows, Encoded(twice.input_ids, labels, truncated=False)]
 
 
+@pytest.fixture(scope="session")
+def pairs():
+    """Ragged pairs with a common prompt; two have another prompt, of one both replies begin alike."""
+    generator = torch.Generator().manual_seed(4)
+    lengths = [(4, 9), (14, 6), (7, 7), (3, 20), (11, 2), (5, 16), (18, 12), (6, 10), (1, 3)]
+    replies = [[torch.randint(0, 250, (n,), generator=generator).tolist() for n in both] for both in lengths]
+    replies[2][1][:4] = replies[2][0][:4]
+    prompts = [PROMPT] * 7 + [[1, 2, 3]] * 2
+    return [Pair(f"p{n}", prompt, *both) for n, (prompt, both) in enumerate(zip(prompts, replies, strict=True))]
+
+
 METHODS = [
     {"learning_rate": 5e-3, "batch_size": 2, "epochs": 4, "scheduler": "cosine", "warmup": 0.1},
     {"learning_rate": 1e-3, "batch_size": 5, "epochs": 8, "scheduler": "linear", "weight_decay": 0.1},
     {"learning_rate": 2e-2, "batch_size": 3, "epochs": 5, "scheduler": "constant", "max_grad_norm": 0.05},
     {"learning_rate": 4e-4, "batch_size": 1, "epochs": 2, "warmup": 0.0, "weight_decay": 0.01},
+]
+PREFERENCES = [
+    {"learning_rate": 5e-3, "batch_size": 2, "epochs": 4, "beta": 0.1, "warmup": 0.1},
+    {"learning_rate": 1e-3, "batch_size": 4, "epochs": 8, "beta": 0.5, "loss": "ipo", "weight_decay": 0.1},
+    {"learning_rate": 1e-2, "batch_size": 3, "epochs": 7, "beta": 0.3, "loss": "apo_zero", "max_grad_norm": 0.05},
 ]
 ADAPTERS = [
     {"rank": 2, "alpha": 8},
@@ -57,6 +78,34 @@ def plans(rows):
     ]
 
 
+@pytest.fixture(params=["sft", "dpo"])
+def plans_on(request, plans, pairs):
+    """Plans of each objective, given the base that they start on."""
+
+    def make(base):
+        if request.param == "sft":
+            return plans
+        return [
+            prepared(base, Plan(pairs, AdapterConfig(**adapter), DpoConfig(kind="dpo", **method), seed=11 + n))
+            for n, (adapter, method) in enumerate(zip(ADAPTERS, PREFERENCES, strict=False))
+        ]
+
+    return make
+
+
+def prepared(base, plan, *, tune=()):
+    """A plan that knows what its reference policy thinks of its rows and of tune rows."""
+    plan = dataclasses.replace(plan, reference=Reference())
+    data = TrainingData(plan.rows, tune, parent=plan.parent, reference=plan.reference)
+    plan.objective.prepare(base, data, batch_size=4)
+    return plan
+
+
+@pytest.fixture(scope="session")
+def prepare():
+    return prepared
+
+
 @pytest.fixture
 def exact_norms(monkeypatch):
     """Norms of transformers' Llama in the precision of their input; it computes them in float32."""
@@ -69,15 +118,15 @@ def exact_norms(monkeypatch):
 
 def plain_training(base, plan, steps):
     """Losses and final adapter of a plain PEFT model under torch's AdamW, padded batches, every logit computed."""
-    model = attach_fresh(base, plan.adapter, seed=plan.seed).to(base.dtype).train()
+    model = attach_fresh(base, plan.adapter, seed=plan.seed, parent=plan.parent).to(base.dtype).train()
     weights = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
-    method, losses = plan.method, []
+    method, losses, loss_of = plan.method, [], plain_objective(model, plan)
     optimizer = torch.optim.AdamW(weights.values(), lr=method.learning_rate, weight_decay=method.weight_decay)
     name = {"constant": "constant_with_warmup"}.get(method.scheduler, method.scheduler)
     warmup = -(-plan.steps * round(method.warmup * 1000) // 1000)
     schedule = get_scheduler(name, optimizer, num_warmup_steps=warmup, num_training_steps=plan.steps)
     for step in range(steps):
-        loss = plain_loss(model, plan_rows(plan, step))
+        loss = loss_of(plan_rows(plan, step))
         optimizer.zero_grad()
         loss.backward()
         clip_grad_norm_(weights.values(), method.max_grad_norm)
@@ -102,6 +151,40 @@ def plain_loss(model, rows):
     ids, mask, labels = collate(rows, pad=0)
     logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits[:, :-1]
     return torch.nn.functional.cross_entropy(logits.transpose(1, 2), labels[:, 1:])
+
+
+def plain_objective(model, plan):
+    """The loss of rows; for pairs, with what the model thinks of their replies now as the reference."""
+    if plan.method.kind == "sft":
+        return lambda rows: plain_loss(model, rows)
+    with torch.no_grad():
+        reference = dict(zip([pair.id for pair in plan.rows], plain_logps(model, plan.rows), strict=True))
+
+    def loss_of(pairs):
+        ratios = plain_logps(model, pairs) - torch.stack([reference[pair.id] for pair in pairs])
+        return plain_pair_losses(plan.method, pairs, *ratios.T).mean()
+
+    return loss_of
+
+
+def plain_logps(model, pairs):
+    """Log-probabilities of each pair's chosen and rejected reply, [pairs, 2]."""
+    ids, mask, labels = collate([text for pair in pairs for text in pair.texts], pad=0)
+    logs = model(input_ids=ids, attention_mask=mask, use_cache=False).logits[:, :-1].log_softmax(-1)
+    wanted = labels[:, 1:]
+    found = logs.gather(2, wanted.clamp(min=0)[..., None])[..., 0]
+    return (found * (wanted != IGNORED)).sum(1).view(-1, 2)
+
+
+def plain_pair_losses(method, pairs, chosen, rejected):
+    """The papers' formulas, of log π/π_ref [pairs] of both replies."""
+    if method.loss == "sigmoid":
+        return torch.log(1 + torch.exp(-method.beta * (chosen - rejected)))
+    if method.loss == "ipo":
+        lengths = torch.tensor([[len(pair.chosen), len(pair.rejected)] for pair in pairs])
+        return (chosen / lengths[:, 0] - rejected / lengths[:, 1] - 0.5 / method.beta).square()
+    assert method.loss == "apo_zero"
+    return 1 / (1 + torch.exp(method.beta * chosen)) + 1 / (1 + torch.exp(-method.beta * rejected))
 
 
 @pytest.fixture(scope="session")

@@ -12,6 +12,7 @@ from tunesmith.config.method import SftConfig
 from tunesmith.errors import TrainingError
 from tunesmith.train import checkpoint
 from tunesmith.train.loss import mean_loss
+from tunesmith.train.recorder import TrainingData
 from tunesmith.train.slots import attention
 from tunesmith.train.slots.coverage import covers, covers_adapter, covers_model, targeted
 from tunesmith.train.slots.engine import Engine
@@ -32,7 +33,8 @@ def steps(engine, count):
     return [{key: result.loss for key, result in engine.step().items()} for _ in range(count)]
 
 
-def test_a_resumed_slot_continues_bit_for_bit(base, plans, tmp_path):
+def test_a_resumed_slot_continues_bit_for_bit(base, plans_on, tmp_path):
+    plans = plans_on(base)
     engine = Engine(base)
     for n in (0, 1):
         engine.join(n, plans[n])
@@ -69,7 +71,7 @@ def test_an_exported_adapter_loads_in_peft_with_the_engines_own_losses(tiny_path
         engine.join(n, plans[n])
     steps(engine, 6)
     rows = plans[0].rows
-    losses = engine.tune_loss([0, 2], rows)
+    losses = {n: values["loss"] for n, values in engine.measure([0, 2], rows).items()}
     ids = torch.tensor([rows[4].input_ids])
     bare = base(ids).logits
     for n in (0, 2):
@@ -147,7 +149,7 @@ def test_architectures_are_run_exactly_or_refused(config, reason, plans):
     engine.slots[0].weights.data.normal_(std=0.1)
     with engine.attached(0) as attached:
         expected = mean_loss(attached.get_base_model(), plans[2].rows, pad=0, batch_size=4)
-    assert engine.tune_loss([0], plans[2].rows)[0] == pytest.approx(expected, rel=1e-6)
+    assert engine.measure([0], plans[2].rows)[0]["loss"] == pytest.approx(expected, rel=1e-6)
 
 
 def test_long_rows_through_the_fused_kernel_give_the_same_gradients(tiny_model, plans, monkeypatch):
@@ -237,4 +239,4 @@ def test_an_experiment_is_covered_or_goes_to_trl_with_a_reason(base, root):
     experiment = Experiment.from_yaml(root / "experiments/smoke.yaml")
     assert covers(base, experiment) is None
     assert covers(base, overrides.apply(experiment, {"dropout": 0.05})) == "adapter.dropout 0.05"
-    assert Plan.of(experiment, [1, 2, 3]).seed == experiment.seed
+    assert Plan.of(experiment, TrainingData([1, 2, 3], [])).seed == experiment.seed

@@ -45,7 +45,8 @@ def single(tiny_path):
 
 
 @pytest.mark.parametrize("limits", [FUSED, Limits(fuse=150, most=90), Limits(fuse=1, most=4096)])
-def test_four_different_slots_train_as_plain_peft_does_alone(tiny_model, plans, exact_norms, train_plainly, limits):
+def test_different_slots_train_as_plain_peft_does_alone(tiny_model, plans_on, exact_norms, train_plainly, limits):
+    plans = plans_on(tiny_model)
     engine, losses = train(tiny_model, plans, limits=limits)
     for n, plan in enumerate(plans):
         expected, final = train_plainly(tiny_model, plan, STEPS)
@@ -96,8 +97,11 @@ def test_joining_and_leaving_change_nothing_for_those_that_stay(tiny_model, plan
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("limits", [FUSED, Limits(fuse=150, most=90)])
-def test_a_broken_neighbour_leaves_the_others_bitwise_untouched(tiny_path, plans, dtype, limits):
+def test_a_broken_neighbour_leaves_the_others_bitwise_untouched(tiny_path, plans_on, dtype, limits):
+    """Against a sound neighbour with the same rows: a product's rounding may change with its number of rows."""
     base = AutoModelForCausalLM.from_pretrained(tiny_path, dtype=dtype).eval()
+    plans = plans_on(base)
+    others = [n for n in range(len(plans)) if n != 1]
 
     def run(broken):
         engine = Engine(base, limits)
@@ -106,16 +110,18 @@ def test_a_broken_neighbour_leaves_the_others_bitwise_untouched(tiny_path, plans
         results = [engine.step()]
         if broken:
             engine.slots[1].weights.data[::7] = float("nan")
-        results += [engine.step() for _ in range(4)]
-        losses = [[result[n].loss for n in (0, 2, 3)] for result in results]
-        return losses, [engine.slots[n].weights.data for n in (0, 2, 3)], results[-1][1].nonfinite, engine.slots[1].step
+        for _ in range(4):
+            results.append(engine.step())
+            engine.slots[1].step = 1  # where a broken one stays
+        values = [[result[n].values for n in others] for result in results]
+        return values, [engine.slots[n].weights.data for n in others], results[-1][1]
 
-    losses, weights, nonfinite, step = run(broken=False)
-    other, others, broken, stopped = run(broken=True)
-    assert losses == other
-    assert all(torch.equal(ours, theirs) for ours, theirs in zip(weights, others, strict=True))
-    assert (nonfinite, broken) == (False, True)
-    assert (step, stopped) == (5, 1)
+    values, weights, sound = run(broken=False)
+    again, untouched, stopped = run(broken=True)
+    assert values == again
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(weights, untouched, strict=True))
+    assert (sound.nonfinite, stopped.nonfinite) == (False, True)
+    assert (sound.step, stopped.step) == (2, 1)
 
 
 def test_fresh_slots_start_where_peft_does(single, plans):
@@ -135,6 +141,7 @@ def test_batched_low_rank_products_equal_those_of_each_slot(tiny_model, plans, m
     engine, losses = train(tiny_model, plans, steps=4)
     for n in range(4):
         assert losses[n] == pytest.approx(expected[n], rel=1e-12)
-    tuned = engine.tune_loss([0, 1, 2, 3], plans[0].rows)
+    tuned = engine.measure([0, 1, 2, 3], plans[0].rows)
     monkeypatch.setattr(padded, "MOST_TOKENS", 0)
-    assert tuned == pytest.approx(engine.tune_loss([3, 2, 1, 0], plans[0].rows), rel=1e-12)
+    again = engine.measure([3, 2, 1, 0], plans[0].rows)
+    assert all(tuned[n] == pytest.approx(again[n], rel=1e-12) for n in range(4))

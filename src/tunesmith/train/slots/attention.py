@@ -72,8 +72,8 @@ class Saved:
     out: torch.Tensor
 
 
-def index(batch: Batch, heads: Heads) -> Index:
-    """The index of a batch, the same for all layers."""
+def index(batch: Batch, heads: Heads, dtype: torch.dtype) -> Index:
+    """The index of a batch, the same for all layers; `dtype` is that of the heads."""
     device = batch.ids.device
     query, key_value = torch.arange(heads.query, device=device), torch.arange(heads.key_value, device=device)
     rows: list[Rows] = []
@@ -81,7 +81,7 @@ def index(batch: Batch, heads: Heads) -> Index:
     key_places: list[torch.Tensor] = []
     at = 0
     for bucket in batch.buckets:
-        rows.append(_rows(bucket, batch, heads, at))
+        rows.append(_rows(bucket, batch, heads, at, dtype))
         at += bucket.nodes.numel()
         count, length = bucket.nodes.shape
         row, position = torch.arange(count, device=device)[:, None], torch.arange(length, device=device)
@@ -97,7 +97,7 @@ def index(batch: Batch, heads: Heads) -> Index:
     return Index(tuple(rows), all_out[batch.home].flatten(), all_key[batch.home].flatten(), bags)
 
 
-def _rows(bucket: Bucket, batch: Batch, heads: Heads, at: int) -> Rows:
+def _rows(bucket: Bucket, batch: Batch, heads: Heads, at: int, dtype: torch.dtype) -> Rows:
     nodes = bucket.nodes
     count, length = nodes.shape
     head = torch.arange(heads.all, device=nodes.device)[:, None]
@@ -112,7 +112,7 @@ def _rows(bucket: Bucket, batch: Batch, heads: Heads, at: int) -> Rows:
         key=places[:, ends[0] : ends[1]].flatten(),
         value=places[:, ends[1] :].flatten(),
         out=out.flatten(),
-        used=used.to(batch.weights.dtype),
+        used=used.to(dtype),
     )
 
 

@@ -10,19 +10,11 @@ from dataclasses import dataclass
 
 import torch
 
-from tunesmith.train.encode import IGNORED, Encoded
+from tunesmith.train.encode import IGNORED, Encoded, Labelled
 from tunesmith.train.slots.padded import Padding, Span, padding
 
 BUCKET = 0.7  # a row shorter than this share of its bucket's longest opens the next one
 SHORT = 24  # below this many tokens padding costs less than another bucket
-
-
-@dataclass(frozen=True)
-class Part:
-    """What one slot brings to a batch: rows, and the weight of each supervised token in the loss."""
-
-    rows: Sequence[Encoded]
-    weight: float
 
 
 @dataclass(frozen=True)
@@ -46,8 +38,8 @@ class Batch:
 
     `ids` and `positions` are [nodes]; `tokens` says whose they are. `home` [nodes] is a place in all
     buckets laid end to end where each node stands; `repeated` says whether some node stands in several.
-    `states`, `labels` and `weights` are [losses]: after which node which token is predicted, and how
-    much it counts; `loss_spans` holds each slot's losses.
+    `states` and `labels` are [losses]: after which node which token is predicted; `loss_spans` holds each
+    slot's losses.
     """
 
     ids: torch.Tensor
@@ -58,7 +50,6 @@ class Batch:
     repeated: bool
     states: torch.Tensor
     labels: torch.Tensor
-    weights: torch.Tensor
     loss_spans: tuple[Span, ...]
 
 
@@ -85,26 +76,24 @@ class _Trie:
         return path
 
 
-def build(parts: Sequence[Part], *, device: torch.device, dtype: torch.dtype, share: bool = True) -> Batch:
-    """The batch of some slots' rows; `dtype` is that of the loss weights. Without `share` no node is shared."""
+def build(parts: Sequence[Sequence[Labelled]], *, device: torch.device, share: bool = True) -> Batch:
+    """The batch of some slots' rows. Without `share` no node is shared."""
     trie = _Trie()
     paths: list[list[int]] = []
     spans, loss_spans = [], []
     states: list[int] = []
     labels: list[int] = []
-    weights: list[float] = []
-    for part in parts:
+    for rows in parts:
         first, first_loss = len(trie.ids), len(states)
         trie.children = {}
-        for row in part.rows:
+        for text in texts_of(rows):
             trie.children = trie.children if share else {}
-            path = trie.add(row.input_ids)
+            path = trie.add(text.input_ids)
             paths.append(path)
-            for node, label in zip(path, row.labels[1:], strict=False):
+            for node, label in zip(path, text.labels[1:], strict=False):
                 if label != IGNORED:
                     states.append(node)
                     labels.append(label)
-        weights += [part.weight] * (len(states) - first_loss)
         spans.append((first, len(trie.ids)))
         loss_spans.append((first_loss, len(states)))
     buckets = [_bucket(group, device) for group in _by_length(paths)]
@@ -118,17 +107,21 @@ def build(parts: Sequence[Part], *, device: torch.device, dtype: torch.dtype, sh
         repeated=repeated,
         states=torch.tensor(states, device=device, dtype=torch.long),
         labels=torch.tensor(labels, device=device, dtype=torch.long),
-        weights=torch.tensor(weights, device=device, dtype=dtype),
         loss_spans=tuple(loss_spans),
     )
 
 
-def count_nodes(rows: Sequence[Encoded]) -> int:
+def count_nodes(rows: Sequence[Labelled]) -> int:
     """How many tokens of some rows of one slot have to be computed."""
     trie = _Trie()
-    for row in rows:
-        trie.add(row.input_ids)
+    for text in texts_of(rows):
+        trie.add(text.input_ids)
     return len(trie.ids)
+
+
+def texts_of(rows: Sequence[Labelled]) -> list[Encoded]:
+    """The texts of rows, one row's after the other."""
+    return [text for row in rows for text in row.texts]
 
 
 def _by_length(paths: Sequence[list[int]]) -> list[list[list[int]]]:

@@ -9,7 +9,8 @@ import torch
 
 from tunesmith.config.experiment import AdapterConfig
 from tunesmith.config.method import SftConfig
-from tunesmith.train.encode import IGNORED, Encoded
+from tunesmith.train.encode import IGNORED, Encoded, Labelled
+from tunesmith.train.slots.batch import texts_of
 from tunesmith.train.slots.engine import Engine
 from tunesmith.train.slots.network import Network
 from tunesmith.train.slots.passes import Limits
@@ -33,19 +34,20 @@ class Calibration:
     ratios: dict[int, float]
 
 
-def calibrate(engine: Engine, rows: Sequence[Encoded], *, memory_mb: float) -> Calibration:
+def calibrate(engine: Engine, rows: Sequence[Labelled], *, memory_mb: float) -> Calibration:
     """Choose limits for an engine without slots, by short trainings of two slots on cut rows.
 
     Slots are fused as long as doubling a pass still saves time; if it never does, each trains solo. A
     pass never holds more tokens than `memory_mb` MiB of activations allow. Takes some twenty steps.
     """
     ratios: dict[int, float] = {}
+    texts = texts_of(rows)
     most = most_tokens(engine.network, memory_mb)
     fuse = 1
     for size in SIZES:
         if SLOTS * size > most:
             break
-        ratios[size] = _fused_over_solo(engine, rows, size)
+        ratios[size] = _fused_over_solo(engine, texts, size)
         if ratios[size] > PAYS:
             break
         fuse = SLOTS * size

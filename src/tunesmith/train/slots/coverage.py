@@ -9,6 +9,7 @@ from transformers import PreTrainedModel
 from tunesmith.config.experiment import AdapterConfig, Experiment
 from tunesmith.models.prefix import scales_logits
 from tunesmith.train.slots.layout import MEMBERS
+from tunesmith.train.slots.objective import OBJECTIVES
 
 ARCHITECTURES = {"LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM"}
 ROTARY = {"default", "linear", "llama3", "yarn"}  # others change their frequencies with the row's length
@@ -17,7 +18,7 @@ PROJECTIONS = {member for members in MEMBERS.values() for member in members}
 
 def covers(model: PreTrainedModel, experiment: Experiment) -> str | None:
     """Why the engine does not train this experiment on this base; None when it does."""
-    if experiment.method.kind != "sft":
+    if experiment.method.kind not in OBJECTIVES:
         return f"method.kind {experiment.method.kind}"
     if experiment.method.gradient_checkpointing:
         return "method.gradient_checkpointing"

@@ -3,6 +3,7 @@
 import contextlib
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 
 import torch
 from peft import PeftModel
@@ -13,11 +14,12 @@ from tunesmith.errors import TrainingError
 from tunesmith.models.loading import attach_fresh, detach
 from tunesmith.train import checkpoint as checkpoints
 from tunesmith.train.checkpoint import Checkpoint
-from tunesmith.train.encode import Encoded
-from tunesmith.train.slots.batch import Part, build
+from tunesmith.train.encode import Labelled
+from tunesmith.train.slots.batch import build
 from tunesmith.train.slots.coverage import covers_adapter, covers_model, targeted
 from tunesmith.train.slots.layout import layout_of
 from tunesmith.train.slots.network import Network
+from tunesmith.train.slots.objective import Tally
 from tunesmith.train.slots.passes import Key, Limits, plan_passes
 from tunesmith.train.slots.slot import Plan, Slot, StepResult
 from tunesmith.train.slots.stack import Stack
@@ -42,9 +44,10 @@ class Engine:
         self.exact = torch.promote_types(self.network.dtype, torch.float32)
 
     def join(self, key: Key, plan: Plan, checkpoint: Checkpoint | None = None) -> Slot:
-        """Add a slot: fresh, its weights drawn as PEFT draws them from the plan's seed, or from a checkpoint.
+        """Add a slot: its weights drawn as PEFT draws them from the plan's seed, its parent's, or a checkpoint's.
 
-        Raises `TrainingError` for an adapter that the engine does not cover or a checkpoint of another plan.
+        Raises `TrainingError` for an adapter that the engine does not cover or a checkpoint of another plan,
+        `ModelError` for a parent that the plan's adapter does not fit.
         """
         reason = covers_adapter(self.base, plan.adapter)
         if reason or key in self.slots:
@@ -52,7 +55,7 @@ class Engine:
         layout = layout_of(self.network.shapes, targeted(self.base, plan.adapter.targets), plan.adapter.rank)
         weights = torch.zeros(layout.size, dtype=self.exact, device=self.network.device)
         if checkpoint is None:
-            with self._peft(plan) as model:
+            with self._peft(plan, parent=plan.parent) as model:
                 drawn = peft_weights(model)
             for name, own in layout.named(weights).items():
                 own.copy_(drawn.pop(name))
@@ -71,39 +74,33 @@ class Engine:
         """One optimiser step of each of `keys`, of every slot by default."""
         chosen = list(self.slots) if keys is None else list(keys)
         rows = {key: self.slots[key].next_rows() for key in chosen}
-        sums = dict.fromkeys(chosen, 0.0)
-        counts = {key: sum(row.supervised for row in own) for key, own in rows.items()}
+        tally = self._tally(rows)
         for part in self._passes(rows):
-            stack = self._stack(list(part))
-            parts = [Part(own, 1.0 / counts[key]) for key, own in part.items()]
-            batch = build(parts, device=self.network.device, dtype=self.exact)
-            losses = self.network.train(batch, stack.groups)
+            stack, batch = self._stack(list(part)), build(list(part.values()), device=self.network.device)
+            self.network.train(batch, stack.groups, partial(tally.add, part, batch.loss_spans))
             stack.collect()
-            for key, loss in zip(part, losses, strict=True):
-                sums[key] += float(loss)
-        return {key: self.slots[key].update(sums[key] / counts[key], rows[key]) for key in chosen}
+        return {key: self.slots[key].update(means, rows[key]) for key, means in tally.means().items()}
 
     def forget_gradients(self) -> None:
         """Drop what a step that was broken off has summed up."""
         for slot in self.slots.values():
             slot.gradient.zero_()
 
-    def tune_loss(self, keys: Sequence[Key], rows: Sequence[Encoded]) -> dict[Key, float]:
-        """Mean loss in nats per supervised token of each slot over the same rows; see `train.loss.mean_loss`."""
-        ordered = sorted(rows, key=lambda row: len(row.input_ids))
-        sums = dict.fromkeys(keys, 0.0)
-        for part in self._passes(dict.fromkeys(keys, ordered)):
-            stack = self._stack(list(part))
-            parts = [Part(own, 1.0) for own in part.values()]
-            batch = build(parts, device=self.network.device, dtype=self.exact)
-            for key, loss in zip(part, self.network.losses(batch, stack.groups), strict=True):
-                sums[key] += float(loss)
-        count = sum(row.supervised for row in rows)
-        return {key: total / count for key, total in sums.items()}
+    def measure(self, keys: Sequence[Key], rows: Sequence[Labelled]) -> dict[Key, dict[str, float]]:
+        """The figures of each slot's objective over the same rows, its loss among them; as the methods measure them."""
+        own = dict.fromkeys(keys, sorted(rows, key=lambda row: len(row.input_ids)))
+        tally = self._tally(own)
+        for part in self._passes(own):
+            stack, batch = self._stack(list(part)), build(list(part.values()), device=self.network.device)
+            tally.add(part, batch.loss_spans, self.network.losses(batch, stack.groups))
+        return tally.means()
 
-    def _passes(self, rows: Mapping[Key, Sequence[Encoded]]) -> list[dict[Key, list[Encoded]]]:
+    def _tally(self, rows: Mapping[Key, Sequence[Labelled]]) -> Tally:
+        return Tally({key: self.slots[key].plan.objective for key in rows}, rows)
+
+    def _passes(self, rows: Mapping[Key, Sequence[Labelled]]) -> list[dict[Key, list[Labelled]]]:
         """Passes within the limits, of slots with the same targets."""
-        kinds: dict[tuple[str, ...], dict[Key, Sequence[Encoded]]] = {}
+        kinds: dict[tuple[str, ...], dict[Key, Sequence[Labelled]]] = {}
         for key, own in rows.items():
             kinds.setdefault(tuple(self.slots[key].layout.names), {})[key] = own
         return [part for group in kinds.values() for part in plan_passes(group, self.limits)]
@@ -131,9 +128,9 @@ class Engine:
             yield model
 
     @contextlib.contextmanager
-    def _peft(self, plan: Plan) -> Iterator[PeftModel]:
+    def _peft(self, plan: Plan, parent: pathlib.Path | None = None) -> Iterator[PeftModel]:
         with torch.random.fork_rng(devices=[self.network.device] if self.network.device.type == "cuda" else []):
-            model = attach_fresh(self.base, plan.adapter, seed=plan.seed)
+            model = attach_fresh(self.base, plan.adapter, seed=plan.seed, parent=parent)
         try:
             yield model.eval()
         finally:

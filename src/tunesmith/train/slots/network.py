@@ -4,7 +4,7 @@ Only the gradients of the adapters are wanted, so the backward pass is written o
 need, frees each block's part as it goes, and stops where no adapter lies below.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -77,18 +77,21 @@ class Network:
         return shapes
 
     @torch.no_grad()
-    def losses(self, batch: Batch, groups: Groups) -> list[torch.Tensor]:
-        """Summed negative log-likelihood of each slot, without gradients."""
+    def losses(self, batch: Batch, groups: Groups) -> torch.Tensor:
+        """Negative log-likelihoods [losses] of the batch's labels in nats, without gradients."""
         x, rotary = self._start(batch)
         for layer in range(len(self.blocks)):
             x, _ = self._block_forward(layer, x, batch, rotary, groups)
         states = x.index_select(0, batch.states)
-        losses, _ = pieces.head(self._final(states)[0], self.output, batch, need_gradient=False)
-        return pieces.by_slot(losses, batch.loss_spans)
+        losses, _ = pieces.head(self._final(states)[0], self.output, batch.labels, need_gradient=False)
+        return losses
 
     @torch.no_grad()
-    def train(self, batch: Batch, groups: Groups) -> list[torch.Tensor]:
-        """As `losses`, and write the gradients of the weighted losses into the adapters' stack."""
+    def train(self, batch: Batch, groups: Groups, slopes: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        """Write the gradients of an objective into the adapters' stack.
+
+        `slopes` says how fast the objective rises with each of the negative log-likelihoods, both [losses].
+        """
         x, rotary = self._start(batch)
         tapes = []
         for layer in range(len(self.blocks)):
@@ -96,20 +99,19 @@ class Network:
             tapes.append(tape)
         states = x.index_select(0, batch.states)
         hidden, inverse = self._final(states)
-        losses, gradient = pieces.head(hidden, self.output, batch, need_gradient=True)
-        gradient = pieces.norm_backward(gradient, states, self.final_norm, inverse)
+        losses, gradient = pieces.head(hidden, self.output, batch.labels, need_gradient=True)
+        gradient = pieces.norm_backward(gradient * slopes(losses)[:, None], states, self.final_norm, inverse)
         above = torch.zeros_like(x).index_add_(0, batch.states, gradient)
         lowest = min(layer for layer, _ in groups)
         for layer in range(len(self.blocks) - 1, lowest - 1, -1):
             walk = Walk(self.blocks[layer], layer, tapes.pop(), batch.tokens, groups)
             above = self._block_backward(walk, above, rotary, last=layer == lowest)
-        return pieces.by_slot(losses, batch.loss_spans)
 
     def _start(self, batch: Batch) -> tuple[torch.Tensor, Rotary]:
         x = self.embedding.index_select(0, batch.ids)
         exact = at_least_float32(x[:1])
         cos, sin = self.model.model.rotary_emb(exact, batch.positions[None])
-        index = attention.index(batch, self.heads)
+        index = attention.index(batch, self.heads, self.attention_dtype)
         cos, sin = (part[0][:, None].to(self.attention_dtype) for part in (cos, sin))
         return x, Rotary(cos, sin, index)
 

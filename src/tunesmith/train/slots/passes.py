@@ -3,7 +3,7 @@
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 
-from tunesmith.train.encode import Encoded
+from tunesmith.train.encode import Labelled
 from tunesmith.train.slots.batch import count_nodes
 
 Key = Hashable
@@ -22,9 +22,9 @@ class Limits:
     most: int
 
 
-def plan_passes(rows: Mapping[Key, Sequence[Encoded]], limits: Limits) -> list[dict[Key, list[Encoded]]]:
+def plan_passes(rows: Mapping[Key, Sequence[Labelled]], limits: Limits) -> list[dict[Key, list[Labelled]]]:
     """Passes in which every row of every slot appears once; a pure function, slots in the order given."""
-    passes: list[dict[Key, list[Encoded]]] = []
+    passes: list[dict[Key, list[Labelled]]] = []
     room = 0
     for key, own in rows.items():
         for chunk in _chunks(own, limits.most):
@@ -37,11 +37,11 @@ def plan_passes(rows: Mapping[Key, Sequence[Encoded]], limits: Limits) -> list[d
     return passes
 
 
-def _chunks(rows: Sequence[Encoded], most: int) -> list[list[Encoded]]:
+def _chunks(rows: Sequence[Labelled], most: int) -> list[list[Labelled]]:
     """Rows in their order, cut where the next one would exceed `most` tokens."""
     if count_nodes(rows) <= most:
         return [list(rows)]
-    chunks: list[list[Encoded]] = [[]]
+    chunks: list[list[Labelled]] = [[]]
     size = 0
     for row in rows:
         length = len(row.input_ids)

@@ -3,13 +3,10 @@
 Sums and roots are computed in float32 at least, as transformers does.
 """
 
-from collections.abc import Sequence
-
 import torch
 from torch.nn import functional
 
 from tunesmith.models.prefix import at_least_float32
-from tunesmith.train.slots.batch import Batch
 
 HEAD_ROWS = 128  # losses whose logits are held at once
 
@@ -59,32 +56,26 @@ def gated_backward(gradient: torch.Tensor, gate: torch.Tensor, up: torch.Tensor)
 
 
 def head(
-    hidden: torch.Tensor, output: torch.Tensor, batch: Batch, *, need_gradient: bool
+    hidden: torch.Tensor, output: torch.Tensor, labels: torch.Tensor, *, need_gradient: bool
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Negative log-likelihoods [losses] in nats, and the gradient of `hidden` under the batch's weights.
+    """Negative log-likelihoods [losses] of labels [losses] in nats, and each one's gradient of its own hidden state.
 
     `hidden` [losses, width] holds the state before each predicted token, `output` [vocabulary, width] the output layer.
     The gradient of a loss with respect to the logits is softmax − one-hot, so it is computed here, some
     rows at a time, and the logits of a whole batch are never held. Empty without `need_gradient`.
     """
-    losses = hidden.new_empty(len(hidden), dtype=batch.weights.dtype)
+    losses = hidden.new_empty(len(hidden), dtype=torch.promote_types(hidden.dtype, torch.float32))
     gradient = torch.empty_like(hidden if need_gradient else hidden[:0])
     for start in range(0, len(hidden), HEAD_ROWS):
         rows = slice(start, start + HEAD_ROWS)
-        labels = batch.labels[rows, None]
+        wanted = labels[rows, None]
         logits = at_least_float32(hidden[rows] @ output.T)
         logits -= logits.amax(-1, keepdim=True)
-        chosen = logits.gather(1, labels)[:, 0]
+        chosen = logits.gather(1, wanted)[:, 0]
         total = logits.exp_().sum(-1)
         losses[rows] = total.log() - chosen
         if need_gradient:
-            weights = batch.weights[rows]
-            logits *= (weights / total)[:, None]
-            logits.scatter_add_(1, labels, -weights[:, None])
+            logits /= total[:, None]
+            logits.scatter_add_(1, wanted, -torch.ones_like(total)[:, None])
             torch.mm(logits.to(hidden.dtype), output, out=gradient[rows])
     return losses, gradient
-
-
-def by_slot(losses: torch.Tensor, spans: Sequence[tuple[int, int]]) -> list[torch.Tensor]:
-    """The summed loss of each slot."""
-    return [losses[start:end].sum() for start, end in spans]

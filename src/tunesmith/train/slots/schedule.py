@@ -2,15 +2,15 @@
 
 import math
 
-from tunesmith.config.method import SftConfig
+from tunesmith.config.method import Training
 
 
-def warmup_steps(method: SftConfig, total: int) -> int:
+def warmup_steps(method: Training, total: int) -> int:
     """Over how many of `total` optimiser steps the rate rises: a share is rounded up, 1 is one step."""
     return 1 if method.warmup >= 1 else math.ceil(total * method.warmup)
 
 
-def learning_rate(method: SftConfig, step: int, total: int) -> float:
+def learning_rate(method: Training, step: int, total: int) -> float:
     """The rate of optimiser step `step`, counted from 0, of `total`."""
     warmup = warmup_steps(method, total)
     if step < warmup:

@@ -3,38 +3,54 @@
 import hashlib
 import json
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+import pathlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 import torch
 
 from tunesmith.config.experiment import AdapterConfig, Experiment
-from tunesmith.config.method import SftConfig
+from tunesmith.config.method import Training
 from tunesmith.errors import TrainingError
 from tunesmith.train.checkpoint import Checkpoint
-from tunesmith.train.encode import Encoded
+from tunesmith.train.encode import Labelled
 from tunesmith.train.order import epoch_order, steps_per_epoch
+from tunesmith.train.recorder import TrainingData
+from tunesmith.train.reference import Reference
+from tunesmith.train.slots.batch import texts_of
 from tunesmith.train.slots.layout import Layout
+from tunesmith.train.slots.objective import OBJECTIVES, Objective
 from tunesmith.train.slots.schedule import learning_rate
 from tunesmith.train.slots.stack import Member
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What one slot trains: encoded rows, adapter, method, seed. Equal plans give equal trainings."""
+    """What one slot trains: encoded rows, adapter, method, seed. Equal plans give equal trainings.
 
-    rows: Sequence[Encoded]
+    `reference` is what the policy that the training begins with thinks of replies, `parent` the folder of the
+    adapter that it goes on with, if it does.
+    """
+
+    rows: Sequence[Labelled]
     adapter: AdapterConfig
-    method: SftConfig
+    method: Training
     seed: int
+    reference: Reference = field(default_factory=Reference)
+    parent: pathlib.Path | None = None
 
     @classmethod
-    def of(cls, experiment: Experiment, rows: Sequence[Encoded]) -> "Plan":
-        """The plan of an experiment over its encoded training rows."""
-        assert isinstance(experiment.method, SftConfig)  # noqa: S101 - the engine covers nothing else
-        return cls(rows, experiment.adapter, experiment.method, experiment.seed)
+    def of(cls, experiment: Experiment, data: TrainingData) -> "Plan":
+        """The plan of an experiment over its encoded rows."""
+        method, seed = experiment.method, experiment.seed
+        return cls(data.train, experiment.adapter, method, seed, data.reference, data.parent)
+
+    @cached_property
+    def objective(self) -> Objective:
+        """What is minimised."""
+        return OBJECTIVES[self.method.kind](self.method, self.reference)
 
     @property
     def steps(self) -> int:
@@ -44,7 +60,7 @@ class Plan:
     @cached_property
     def fingerprint(self) -> dict[str, Any]:
         """What must be equal for a checkpoint to fit."""
-        rows = json.dumps([[row.input_ids, row.labels] for row in self.rows]).encode()
+        rows = json.dumps([[text.input_ids, text.labels] for text in texts_of(self.rows)]).encode()
         return {
             **{f"adapter.{key}": value for key, value in self.adapter.model_dump(mode="json").items()},
             **{f"method.{key}": value for key, value in self.method.model_dump(mode="json").items()},
@@ -57,17 +73,22 @@ class Plan:
 class StepResult:
     """What one optimiser step of a slot did.
 
-    `loss` is the mean in nats per supervised token, before the step; `grad_norm` that of the unclipped
+    `values` are the objective's means before the step, its loss among them; `grad_norm` is that of the unclipped
     gradient. `tokens` and `supervised` count this step's. With `nonfinite`, nothing was changed.
     """
 
     step: int
-    loss: float
+    values: Mapping[str, float]
     grad_norm: float
     learning_rate: float
     tokens: int
     supervised: int
     nonfinite: bool
+
+    @property
+    def loss(self) -> float:
+        """What is minimised, in nats."""
+        return self.values["loss"]
 
 
 class Slot:
@@ -91,7 +112,7 @@ class Slot:
         """Whether all steps of the plan have been taken."""
         return self.step >= self.plan.steps
 
-    def next_rows(self) -> list[Encoded]:
+    def next_rows(self) -> list[Labelled]:
         """The rows of the next optimiser step."""
         if self.done:
             raise TrainingError(f"all {self.plan.steps} steps of this training have been taken")
@@ -102,12 +123,12 @@ class Slot:
             self.order = (epoch, epoch_order(lengths, batch_size=size, seed=self.plan.seed, epoch=epoch))
         return [rows[n] for n in self.order[1][batch * size : (batch + 1) * size]]
 
-    def update(self, loss: float, rows: Sequence[Encoded]) -> StepResult:
+    def update(self, values: Mapping[str, float], rows: Sequence[Labelled]) -> StepResult:
         """Clip by this slot's own norm and step, unless loss or gradient is not finite."""
         method = self.plan.method
         rate = learning_rate(method, self.step, self.plan.steps)
         norm = torch.linalg.vector_norm(self.gradient)
-        finite = math.isfinite(norm) and math.isfinite(loss)
+        finite = math.isfinite(norm) and math.isfinite(values["loss"])
         if finite:
             clip = torch.clamp(method.max_grad_norm / (norm + 1e-6), max=1.0)
             if clip < 1:
@@ -117,10 +138,10 @@ class Slot:
             self.optimizer.step()
             self.step += 1
         self.gradient.zero_()
-        tokens = sum(len(row.input_ids) for row in rows)
+        tokens = sum(len(text.input_ids) for text in texts_of(rows))
         self.tokens += tokens
         supervised = sum(row.supervised for row in rows)
-        return StepResult(self.step, loss, float(norm), rate, tokens, supervised, not finite)
+        return StepResult(self.step, values, float(norm), rate, tokens, supervised, not finite)
 
     def fingerprint(self) -> str:
         """SHA-256 of the weights' bits, in hex."""

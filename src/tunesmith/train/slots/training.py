@@ -39,7 +39,9 @@ class SlotTraining:
     ) -> None:
         self.engine, self.key, self.recorder, self.folder = engine, key, recorder, folder
         found = checkpoints.newest(folder, at_most=at_most) if folder and folder.is_dir() else None
-        self.slot = engine.join(key, Plan.of(experiment, recorder.data.train), found)
+        plan = Plan.of(experiment, recorder.data)
+        plan.objective.prepare(engine.base, recorder.data, batch_size=experiment.evaluation.batch_size)
+        self.slot = engine.join(key, plan, found)
         self.saved = found.step if found else -1
         if found:
             recorder.restore(found.record[RECORD])
@@ -67,7 +69,7 @@ class SlotTraining:
         return self.slot.step
 
     def take(self, result: StepResult, *, seconds: float) -> None:
-        """Write down a step that the engine has made, and the tune loss if one is due.
+        """Write down a step that the engine has made, and what tune rows say if that is due.
 
         `seconds` is this slot's part of the step's time. Raises `TrainingError` when the step was not finite.
         """
@@ -78,7 +80,7 @@ class SlotTraining:
             what = f"loss {result.loss:g}, gradient norm {result.grad_norm:g}"
             raise TrainingError(f"{what} at step {result.step + 1}; lower method.learning_rate")
         values = {
-            "train/loss": result.loss,
+            **{f"train/{name}": value for name, value in result.values.items()},
             "train/learning_rate": result.learning_rate,
             "train/grad_norm": result.grad_norm,
         }
@@ -86,8 +88,8 @@ class SlotTraining:
         if result.step % FINGERPRINT_STEPS == 0 or result.step == self.steps:
             recorder.fingerprints[result.step] = self.slot.fingerprint()
         if result.step in recorder.marks:
-            loss = self.engine.tune_loss([self.key], recorder.data.tune)[self.key]
-            recorder.tuned({"tune/loss": loss}, step=result.step)
+            found = self.engine.measure([self.key], recorder.data.tune)[self.key]
+            recorder.tuned({f"tune/{name}": value for name, value in found.items()}, step=result.step)
 
     def save(self) -> None:
         """Write a checkpoint, unless the newest one is of this very step."""
