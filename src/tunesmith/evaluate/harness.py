@@ -15,6 +15,7 @@ from tunesmith.data.digest import digest_of, digest_rows
 from tunesmith.evaluate.live import LiveModel
 from tunesmith.evaluate.measures import VERSION, configure
 from tunesmith.evaluate.stock import harness_tasks, metric_name, pooled
+from tunesmith.models.architecture import architecture_of
 from tunesmith.records import Row, Scores
 
 KEPT_FIELDS = ("prompt_hash", "target", "filtered_resps")
@@ -31,12 +32,17 @@ def score(
 ) -> Scores:
     """Score a model on the items of each task; metrics are named `split/task/metric`."""
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
+    kind = architecture_of(model.config)
     live = LiveModel(
-        pretrained=model, tokenizer=tokenizer, batch_size=batch_size, add_bos_token=False, backend="causal"
+        pretrained=model, tokenizer=tokenizer, batch_size=batch_size, add_bos_token=False, backend=kind.backend
     )
     stock, chosen = harness_tasks(tasks, items)
     own = {name: task for name, task in tasks.items() if not isinstance(task, HarnessTask)}
-    configs = [config for name, task in own.items() for config in configure(task, items[name], tokenizer)]
+    configs = [
+        config
+        for name, task in own.items()
+        for config in configure(task, items[name], tokenizer, separate=kind.separate)
+    ]
     # not simple_evaluate: it asks a dozen programs of this machine for their versions after every scoring
     made = [config.pop("task_class", ConfigurableTask)(config=config) for config in configs]
     loaded = TaskManager(include_defaults=False).load(made)
