@@ -20,6 +20,7 @@ from tunesmith.data.tasks import load_items, load_tasks
 from tunesmith.errors import ConfigError, ModelError, OutcomeError
 from tunesmith.evaluate.forgetting import forgetting
 from tunesmith.judgement import judge
+from tunesmith.models.architecture import architecture_in, check_method
 from tunesmith.models.device import place
 from tunesmith.models.references import resolve
 from tunesmith.progress import Bar, Progress
@@ -72,6 +73,7 @@ def preflight(experiment: Experiment) -> AuditReport:
     load_items(tasks, experiment, "holdout")
     place(experiment.model)
     base = resolve(experiment.model.base, revision=experiment.model.revision)
+    check_method(architecture_in(base.path), experiment)
     if experiment.method.kind == "rlhf":
         from tunesmith.models.judge import check_tokenizers, find_reward_model
         from tunesmith.models.loading import load_tokenizer
@@ -234,8 +236,7 @@ def main(
         raise ConfigError(f"{where}: a reward model is not promoted; use `tunesmith sweep`, which ends with its winner")
     promotion.require_principal(policy)
     outcome = sweep(experiment, space, policy, progress, budget=budget)
-    reason = f"main: winner of sweep {outcome.parent}"
-    return outcome, *promotion.promote(policy, promotion.Request(reason=reason))
+    return outcome, *promotion.promote(policy, promotion.Request(f"main: winner of sweep {outcome.parent}"))
 
 
 def evaluate(

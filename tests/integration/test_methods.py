@@ -1,4 +1,4 @@
-"""Every method of training passes the same behaviour suite, on the tiny model."""
+"""Every method of training passes the same behaviour suite, on the tiny models."""
 
 import dataclasses
 import functools
@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 from tests.methods import METHODS, conversations, experiment, pairs
 
 from tunesmith import manifest
+from tunesmith.config import overrides
 from tunesmith.data.dataset import load_dataset
 from tunesmith.errors import ConfigError, DataError, ModelError
 from tunesmith.records import TrainedRun
@@ -20,6 +21,7 @@ from tunesmith.train.run import start_of
 from tunesmith.train.trl import TrlTraining
 
 CORE = {"train/loss", "train/learning_rate", "train/grad_norm", "tune/loss"}
+T5 = "sft-on-an-encoder-decoder"
 SUMMARY = {"train/seconds", "train/tokens", "train/peak_memory_mb", "train/trainable_share"}
 
 
@@ -64,7 +66,11 @@ def outcome_of(tmp_path_factory):
     def make(kind: str, dtype: str = "float32") -> Outcome:
         folder = root / dtype / kind
         more = {"reward_model": str(adapter_of(make("reward", dtype)))} if kind == "rlhf" else {}
-        made = experiment(folder, kind, method={**more, "max_kl": 500.0} if more else None, dtype=dtype)
+        method = {**more, "max_kl": 500.0} if more else None
+        if kind == T5:
+            made = overrides.apply(experiment(folder, "sft", dtype=dtype), {"model.base": "bundled:tiny-t5"})
+        else:
+            made = experiment(folder, kind, method=method, dtype=dtype)
         bench, listener = Workbench(made), Listener()
         job = Job(made, "tune", str(folder), fractions=(0.2, 1.0))
         return Outcome(bench, job, bench.execute(job, listener), listener)
@@ -76,7 +82,7 @@ def adapter_of(outcome: Outcome) -> pathlib.Path:
     return pathlib.Path(outcome.trained.adapter)
 
 
-@pytest.fixture(params=METHODS)
+@pytest.fixture(params=[*METHODS, T5])
 def outcome(request, outcome_of):
     return outcome_of(request.param)
 

@@ -17,6 +17,7 @@ from tunesmith.models.nf4 import nf4
 from tunesmith.train.arguments import arguments
 from tunesmith.train.memory import out_of_memory_text
 from tunesmith.train.run import out_of_memory_explained
+from tunesmith.train.seq2seq import training_arguments
 
 MEBIBYTES = re.compile(r"about (\d+) MiB")
 
@@ -43,7 +44,10 @@ def test_a_preset_builds_its_trainers_and_adapters_configuration(path, tiny_mode
     lora = lora_config(experiment.adapter)
     assert isinstance(lora, LoraConfig)
     assert (lora.r, lora.lora_alpha, lora.target_modules) == (16, 32, "all-linear")
-    made = SFTConfig(**arguments(experiment, tiny_model, tmp_path))
+    if "t5" in experiment.model.base:
+        made = training_arguments(experiment, tiny_model, tmp_path)
+    else:
+        made = SFTConfig(**arguments(experiment, tiny_model, tmp_path))
     rows = made.per_device_train_batch_size * made.gradient_accumulation_steps
     assert rows == experiment.method.batch_size
     assert made.gradient_checkpointing == experiment.method.gradient_checkpointing

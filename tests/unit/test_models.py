@@ -31,7 +31,7 @@ def test_a_bundled_model_is_built_once_verified_and_rebuilt_when_damaged(tmp_pat
 @pytest.mark.parametrize(
     ("reference", "message"),
     [
-        ("bundled:smolm", "bundled:smolm: no such model; bundled are gemma-3-270m, smollm2-135m-instruct, tiny-llama"),
+        ("bundled:smolm", "no such model; bundled are gemma-3-270m, smollm2-135m-instruct, tiny-llama, tiny-t5"),
         ("./nowhere", "./nowhere: no such folder"),
         ("someone/some-model", "not in the local cache and the hub cannot be reached"),
         ("not a model id", "neither a folder here nor a hub id"),

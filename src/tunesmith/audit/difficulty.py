@@ -119,7 +119,7 @@ def measured(material: Material, base: BaseModel) -> dict[int, Loss]:
 def refusal(base: BaseModel) -> str:
     """Why this model's losses cannot be had this way; empty if they can."""
     fits = can_share(base.model) and not scales_logits(base.model)
-    return "" if fits else "the model attends in windows or scales its logits"
+    return "" if fits else "the model attends in windows, scales its logits or has an encoder"
 
 
 def trivial(material: Material, *, base: BaseModel) -> Result:

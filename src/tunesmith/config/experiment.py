@@ -84,7 +84,8 @@ class ModelConfig(Section):
     revision: str | None = None
     """Commit of a hub model; the newest at hand when null."""
     max_length: Annotated[int, Field(ge=16)] = 1024
-    """Longest row in tokens; longer ones are cut at the end, and counted."""
+    """Longest row in tokens; longer ones are cut at the end, and counted. Of an encoder–decoder it is the longest
+    source, cut at its beginning, and the longest target, cut at its end."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to run; auto takes CUDA when it is there."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"

@@ -18,6 +18,7 @@ from tunesmith.evaluate.dialogue import Likelihoods, Scorer, passages_of
 from tunesmith.evaluate.live import LiveModel
 from tunesmith.evaluate.measures import VERSION, configure
 from tunesmith.evaluate.stock import harness_tasks, metric_name, pooled
+from tunesmith.models.architecture import architecture_of
 from tunesmith.records import Row, Scores
 
 KEPT_FIELDS = ("prompt_hash", "target", "filtered_resps")
@@ -51,7 +52,12 @@ def score(
     scorer = scorer_of(live, base)
     stock, chosen = harness_tasks(tasks, items)
     own = {name: task for name, task in tasks.items() if not isinstance(task, HarnessTask)}
-    configs = [config for name, task in own.items() for config in configure(task, items[name], tokenizer, scorer)]
+    separate = architecture_of(model.config).separate
+    configs = [
+        config
+        for name, task in own.items()
+        for config in configure(task, items[name], tokenizer, scorer, separate=separate)
+    ]
     # not simple_evaluate: it asks a dozen programs of this machine for their versions after every scoring
     made = [config.pop("task_class", ConfigurableTask)(config=config) for config in configs]
     loaded = TaskManager(include_defaults=False).load(made)
@@ -65,9 +71,8 @@ def score(
 
 def live_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, batch_size: int) -> LiveModel:
     """A loaded model as lm-eval asks it."""
-    return LiveModel(
-        pretrained=model, tokenizer=tokenizer, batch_size=batch_size, add_bos_token=False, backend="causal"
-    )
+    backend = architecture_of(model.config).backend
+    return LiveModel(pretrained=model, tokenizer=tokenizer, batch_size=batch_size, add_bos_token=False, backend=backend)
 
 
 def scorer_of(live: LiveModel, base: Base | None) -> Scorer:

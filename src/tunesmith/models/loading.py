@@ -10,12 +10,13 @@ from typing import Any
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model, set_peft_model_state_dict
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils.logging import disable_progress_bar
 
 from tunesmith.config.experiment import AdapterConfig
 from tunesmith.errors import EvaluationError, ModelError
 from tunesmith.models import pissa
+from tunesmith.models.architecture import PLAIN_TEMPLATE, architecture_in, architecture_of, read
 from tunesmith.models.device import Placement
 from tunesmith.models.nf4 import keep_layout, nf4
 from tunesmith.models.references import LocalModel
@@ -23,8 +24,14 @@ from tunesmith.models.reward import HEAD, is_reward_model, with_head
 
 
 def load_tokenizer(model: LocalModel) -> PreTrainedTokenizerBase:
-    """The tokenizer of a model; raises `ModelError` when it lacks a chat template or an end mark."""
+    """The tokenizer of a model; raises `ModelError` when it lacks a chat template or an end mark.
+
+    That of an encoder–decoder gets `PLAIN_TEMPLATE` where it has none.
+    """
     tokenizer = AutoTokenizer.from_pretrained(model.path, trust_remote_code=False)
+    whole = (model.path / "config.json").is_file()  # a package holds a tokenizer without its model
+    if not tokenizer.chat_template and whole and architecture_in(model.path).separate:
+        tokenizer.chat_template = PLAIN_TEMPLATE
     if not tokenizer.chat_template:
         raise ModelError(f"model.base: {model.reference}: its tokenizer has no chat template; use an instruct model")
     if tokenizer.eos_token_id is None:
@@ -47,7 +54,7 @@ def load_base(model: LocalModel, placement: Placement, *, quantise: bool = False
 
 def load_weights(path: pathlib.Path, placement: Placement, **options: Any) -> PreTrainedModel:
     """The weights of a folder on a device, in evaluation mode."""
-    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+    model: PreTrainedModel = architecture_in(path).auto.from_pretrained(
         path,
         dtype=placement.dtype,
         attn_implementation=placement.attention,
@@ -70,8 +77,8 @@ def attach_fresh(
     torch.manual_seed(seed)
     rates = is_reward_model(base)
     if config.init == "pissa" and (parent is not None or rates):
-        raise ModelError("adapter.init: pissa begins a causal model's adapter anew; use default here")
-    lora = lora_config(config, rates=rates)
+        raise ModelError("adapter.init: pissa begins a language model's adapter anew; use default here")
+    lora = lora_config(config, task_type="SEQ_CLS" if rates else architecture_of(base.config).task_type)
     try:
         model = pissa.attach(base, lora) if config.init == "pissa" else get_peft_model(base, lora)
     except ValueError as error:
@@ -81,8 +88,8 @@ def attach_fresh(
     return model
 
 
-def lora_config(config: AdapterConfig, *, rates: bool = False) -> LoraConfig:
-    """An adapter in PEFT's terms; one that `rates` replies is saved with its head."""
+def lora_config(config: AdapterConfig, *, task_type: str = "CAUSAL_LM") -> LoraConfig:
+    """An adapter in PEFT's terms; one that rates replies (`SEQ_CLS`) is saved with its head."""
     return LoraConfig(
         r=config.rank,
         lora_alpha=config.alpha,
@@ -91,8 +98,8 @@ def lora_config(config: AdapterConfig, *, rates: bool = False) -> LoraConfig:
         use_dora=config.dora,
         use_rslora=config.rslora,
         init_lora_weights=pissa.INIT if config.init == "pissa" else True,
-        task_type="SEQ_CLS" if rates else "CAUSAL_LM",
-        modules_to_save=[HEAD] if rates else None,
+        task_type=task_type,
+        modules_to_save=[HEAD] if task_type == "SEQ_CLS" else None,
     )
 
 
@@ -209,9 +216,9 @@ def adapter_effect(
     """
     inputs = tokenizer(text, return_tensors="pt").to(model.device)
     with torch.inference_mode():
-        tuned = model(**inputs).logits.float()
+        tuned = read(model, inputs)
         with model.disable_adapter() if isinstance(model, PeftModel) else contextlib.nullcontext():
-            plain = (base if base is not None and not isinstance(model, PeftModel) else model)(**inputs).logits.float()
+            plain = read(base if base is not None and not isinstance(model, PeftModel) else model, inputs)
     effect = (tuned - plain).abs().max().item()
     if not effect > 0 or effect == float("inf"):
         raise EvaluationError(f"the adapter changes the logits by {effect}; its scores would not be its own")

@@ -37,7 +37,8 @@ def at_least_float32(values: torch.Tensor) -> torch.Tensor:
 def can_share(model: PreTrainedModel) -> bool:
     """Whether the model's cache allows sharing: every layer attends fully, nothing is recomputed."""
     layers = set(getattr(model.config.get_text_config(), "layer_types", None) or ["full_attention"])
-    return layers == {"full_attention"} and not model.is_activation_checkpointing
+    both = model.config.is_encoder_decoder  # its layers do not take a prompt's keys and values alone
+    return layers == {"full_attention"} and not both and not model.is_activation_checkpointing
 
 
 def shared_length(rows: torch.Tensor) -> int:

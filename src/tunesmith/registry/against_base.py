@@ -7,10 +7,11 @@ from dataclasses import dataclass
 
 import torch
 from peft import PeftConfig, PeftModel, get_peft_model, get_peft_model_state_dict
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig
 
 from tunesmith.config.experiment import ModelConfig
 from tunesmith.errors import EvaluationError, RegistryError
+from tunesmith.models.architecture import architecture_of
 from tunesmith.models.device import place
 from tunesmith.models.loading import adapter_effect, attach_saved, load_base, load_tokenizer
 from tunesmith.models.references import LocalModel, resolve
@@ -55,7 +56,7 @@ def expected_shapes(package: pathlib.Path, base: LocalModel) -> dict[str, tuple[
     config = AutoConfig.from_pretrained(base.path, trust_remote_code=False)
     with torch.device("meta"), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        model = AutoModelForCausalLM.from_config(config)
+        model = architecture_of(config).auto.from_config(config)
         try:
             tuned = get_peft_model(model, PeftConfig.from_pretrained(package / "adapter"), low_cpu_mem_usage=True)
         except (ValueError, KeyError, TypeError, RuntimeError, AttributeError) as error:

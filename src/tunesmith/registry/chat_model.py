@@ -23,6 +23,7 @@ class ChatModel(PythonModel):
         """Verify the package and that its base is the right one, load both, and prove the adapter's effect."""
         import torch
 
+        from tunesmith.models.architecture import architecture_of
         from tunesmith.models.loading import load_tokenizer
         from tunesmith.models.references import LocalModel
         from tunesmith.registry.verify import verify_package
@@ -33,6 +34,7 @@ class ChatModel(PythonModel):
         tokenizer = LocalModel(stored["reference"], package / "tokenizer", stored["sha256"])
         self.tokenizer = load_tokenizer(tokenizer)
         self.model = self._load(package, stored["reference"])
+        self.separate = architecture_of(self.model.config).separate
         self.generation = self._read(package / "generation.json")
         self.name = stored["reference"]
         self.torch = torch
@@ -62,20 +64,28 @@ class ChatModel(PythonModel):
         return answers[0] if len(answers) == 1 else answers
 
     def _complete(self, request: dict[str, Any]) -> dict[str, Any]:
-        messages = [{"role": m["role"], "content": m["content"]} for m in request["messages"]]
-        prompt = self.tokenizer.apply_chat_template(
-            messages, add_generation_prompt=True, return_tensors="pt", return_dict=True
-        ).to(self.model.device)
+        prompt = self._prompt([{"role": m["role"], "content": m["content"]} for m in request["messages"]])
         settings = dict(self.generation)
         if is_number(request.get("max_tokens")):
             settings["max_new_tokens"] = int(request["max_tokens"])
+        inputs = self.torch.tensor([prompt], device=self.model.device)
+        mask = self.torch.ones_like(inputs)
         with self.torch.inference_mode():
-            output = self.model.generate(**prompt, **settings, pad_token_id=self.tokenizer.pad_token_id)
-        start = prompt["input_ids"].shape[1]
-        reply = output[0, start:]
+            output = self.model.generate(
+                input_ids=inputs, attention_mask=mask, **settings, pad_token_id=self.tokenizer.pad_token_id
+            )
+        reply = output[0, 1 if self.separate else len(prompt) :]  # a decoder of its own begins with a start token
         text = self.tokenizer.decode(reply, skip_special_tokens=True)
-        ended = len(reply) < settings["max_new_tokens"]
-        return completion(text, model=self.name, prompt=start, reply=len(reply), finish="stop" if ended else "length")
+        finish = "stop" if len(reply) < settings["max_new_tokens"] else "length"
+        return completion(text, model=self.name, prompt=len(prompt), reply=len(reply), finish=finish)
+
+    def _prompt(self, messages: list[dict[str, str]]) -> list[int]:
+        """The token ids of messages in the chat template; closed where an encoder reads them."""
+        from tunesmith.models.encoder_decoder import closed
+
+        text = self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+        ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        return closed(ids, self.tokenizer.eos_token_id) if self.separate else ids
 
 
 def is_number(value: Any) -> bool:

@@ -3,12 +3,13 @@
 import pathlib
 
 import torch
-from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from tunesmith.config.experiment import ModelConfig
 from tunesmith.errors import RegistryError
+from tunesmith.models.architecture import read
 from tunesmith.models.device import Placement, place
-from tunesmith.models.loading import attach_saved, detach, load_base, load_tokenizer
+from tunesmith.models.loading import attach_saved, detach, load_base, load_tokenizer, load_weights
 from tunesmith.models.references import LocalModel
 from tunesmith.registry.against_base import PROBE, check_base
 from tunesmith.registry.verify import on_quantised_base
@@ -34,15 +35,7 @@ def add(package: pathlib.Path) -> None:
 
 def load(package: pathlib.Path, placement: Placement) -> PreTrainedModel:
     """The merged model of a package."""
-    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-        package / FOLDER,
-        dtype=placement.dtype,
-        attn_implementation=placement.attention,
-        device_map=placement.device,
-        trust_remote_code=False,
-        use_safetensors=True,
-    )
-    return model.eval()
+    return load_weights(package / FOLDER, placement)
 
 
 def logits(model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase) -> torch.Tensor:
@@ -50,8 +43,7 @@ def logits(model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase) -> torch.
     text = tokenizer.apply_chat_template(PROBE, tokenize=False, add_generation_prompt=True)
     inputs = tokenizer(text, return_tensors="pt").to(model.device)
     with torch.inference_mode():
-        found: torch.Tensor = model(**inputs).logits[0].float()
-    return found
+        return read(model, inputs)[0]
 
 
 def check_parity(adapted: torch.Tensor, merged: torch.Tensor, tolerance: float) -> None:

@@ -220,9 +220,9 @@ class Segments:
         """Train a segment that the engine does not cover; None if the coordinator stopped it."""
         recorder = self._recorder(segment)
         experiment = segment.job.experiment
-        recorder.engine = f"trl: {self.bench.uncovered(experiment)}"
         base = start_of(self.bench.base, experiment)
         training = TrlTraining(base, self.bench.tokenizer, experiment, recorder, checkpoints_of(segment))
+        recorder.engine = f"{training.method.engine}: {self.bench.uncovered(experiment)}"
         last = _last_step(recorder, segment)
         if training.step >= last:
             return paused(recorder, training.step)

@@ -18,6 +18,7 @@ from tunesmith.data.tasks import fewer_items, load_items, load_tasks
 from tunesmith.evaluate.harness import Base, score
 from tunesmith.evaluate.pairs import pair_scores
 from tunesmith.evaluate.replies import reply_scores, together
+from tunesmith.models.architecture import architecture_of
 from tunesmith.models.decoding import end_tokens
 from tunesmith.models.device import fix_threads, free_memory_mb, keep_memory, place
 from tunesmith.models.loading import adapter_effect, attach_saved, load_base, load_tokenizer, network_of, release
@@ -27,7 +28,7 @@ from tunesmith.models.reward import pair_margins
 from tunesmith.records import Row, Scores
 from tunesmith.sweep.protocol import Done, Items, Job, Ready, Sharing
 from tunesmith.train.encode import mask_preview, render, supervised_share
-from tunesmith.train.method import method_of
+from tunesmith.train.method import Method, method_of
 from tunesmith.train.recorder import Recorder, Reporter, TrainingData
 from tunesmith.train.reference import Reference
 from tunesmith.train.run import save_adapter, start_of, trained_adapter
@@ -57,6 +58,7 @@ class Workbench:
         self.tokenizer: PreTrainedTokenizerBase = load_tokenizer(self.model)
         quantise = experiment.adapter.kind == "qlora"
         self.base: PreTrainedModel = load_base(self.model, self.placement, quantise=quantise)
+        self.method: Method = method_of(experiment, architecture_of(self.base.config))
 
     def ready(self) -> Ready:
         """What is loaded."""
@@ -160,14 +162,13 @@ class Workbench:
         else:
             rows = self.dataset.tune.rows
             rows = stratified(rows, count, by=config.stratify_by) if count else rows
-        encode = method_of(self.experiment).encode
-        return encode(rows, self.tokenizer, max_length=self.experiment.model.max_length)
+        return self.method.encode(rows, self.tokenizer, max_length=self.experiment.model.max_length)
 
 
 def _pairs(bench: Workbench, model: PreTrainedModel, items: Items, split: str) -> Scores:
     """Score a reward model on the pairs of a split."""
     rows, length = bench.judged_rows(items, split), bench.experiment.model.max_length
-    pairs = method_of(bench.experiment).encode(rows, bench.tokenizer, max_length=length)
+    pairs = bench.method.encode(rows, bench.tokenizer, max_length=length)
     margins = pair_margins(network_of(model), pairs, batch_size=bench.experiment.evaluation.batch_size)
     settings = {"chat_template": bench.tokenizer.chat_template, "max_length": length}
     return pair_scores(rows, margins, split=split, settings=settings)
@@ -179,7 +180,7 @@ def _replies(bench: Workbench, model: PreTrainedModel, items: Items, split: str)
 
     rows, method = bench.judged_rows(items, split), config_of(bench.experiment)
     length = bench.experiment.model.max_length
-    prompts = method_of(bench.experiment).encode(rows, bench.tokenizer, max_length=length)
+    prompts = bench.method.encode(rows, bench.tokenizer, max_length=length)
     network = network_of(model)
     return reply_scores(
         network,

@@ -3,11 +3,12 @@
 from dataclasses import dataclass
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig
 
 from tunesmith.config.experiment import AdapterConfig, Experiment
 from tunesmith.data.dataset import load_dataset, training_rows
 from tunesmith.data.formats import as_conversation
+from tunesmith.models.architecture import architecture_in
 from tunesmith.models.device import place
 from tunesmith.models.loading import attach_fresh, load_tokenizer, trained_weights
 from tunesmith.models.references import LocalModel, resolve
@@ -41,12 +42,13 @@ def make_plan(experiment: Experiment) -> Plan:
     model = resolve(experiment.model.base, revision=experiment.model.revision)
     tokenizer = load_tokenizer(model)
     rows = training_rows(dataset, experiment.data).rows
-    encoded = method_of(experiment).encode(rows, tokenizer, max_length=experiment.model.max_length)
+    method = method_of(experiment, architecture_in(model.path))
+    encoded = method.encode(rows, tokenizer, max_length=experiment.model.max_length)
     parameters, trainable = count_parameters(model, experiment.adapter)
     longest = (max(len(row.input_ids) for row in encoded), max(row.supervised for row in encoded))
     config = AutoConfig.from_pretrained(model.path).get_text_config()
     needed = estimate_memory(experiment, config, weights=(parameters, trainable), row=longest)
-    steps = steps_of(experiment, len(encoded))
+    steps = steps_of(method, experiment, len(encoded))
     return Plan(
         placement=placement.describe(),
         parameters=parameters,
@@ -66,7 +68,7 @@ def make_plan(experiment: Experiment) -> Plan:
 def count_parameters(model: LocalModel, adapter: AdapterConfig) -> tuple[int, int]:
     """Number of the base's weights and of the adapter's, counted without allocating them."""
     with torch.device("meta"):
-        base = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(model.path))
+        base = architecture_in(model.path).auto.from_config(AutoConfig.from_pretrained(model.path))
         parameters = base.num_parameters()
         if adapter.kind == "full":
             return parameters, parameters

@@ -45,8 +45,9 @@ def trained_adapter(
     if reason is None:
         way = _in_slot(base, experiment, recorder)
     else:
-        recorder.engine = f"trl: {reason}" if reason else "trl"
-        way = TrlTraining(base, tokenizer, experiment, recorder, folder).run()
+        training = TrlTraining(base, tokenizer, experiment, recorder, folder)
+        recorder.engine = f"{training.method.engine}: {reason}" if reason else training.method.engine
+        way = training.run()
     with out_of_memory_explained(experiment, base), way as model:
         yield model, save_adapter(model, recorder, folder)
 

@@ -1,4 +1,4 @@
-"""One training through a TRL trainer, which can stop at a share of it and go on later."""
+"""One training through a trainer of TRL or transformers, which can stop at a share of it and go on later."""
 
 import contextlib
 import json
@@ -13,9 +13,10 @@ from transformers.trainer_callback import PrinterCallback
 
 from tunesmith import manifest
 from tunesmith.config.experiment import Experiment
+from tunesmith.models.architecture import architecture_of
 from tunesmith.models.loading import as_saved, attach_fresh, full_copy, release, trained_weights
 from tunesmith.train import checkpoint as checkpoints
-from tunesmith.train.method import LOGGED, method_of, steps_of
+from tunesmith.train.method import LOGGED, Method, method_of, steps_of
 from tunesmith.train.optimiser import prepare
 from tunesmith.train.recorder import Recorder
 
@@ -23,7 +24,7 @@ RECORD = "recorder.json"
 
 
 class TrlTraining:
-    """A training by TRL, fresh or from its newest checkpoint in `folder`."""
+    """A training by such a trainer, fresh or from its newest checkpoint in `folder`."""
 
     def __init__(
         self,
@@ -35,11 +36,12 @@ class TrlTraining:
     ) -> None:
         self.base, self.tokenizer, self.experiment, self.recorder = base, tokenizer, experiment, recorder
         self.folder = folder
+        self.method = method_of(experiment, architecture_of(base.config))
         self.found = checkpoints.newest_by(_read, folder) if folder.is_dir() else None
         if self.found:
             recorder.restore(json.loads((self.found / RECORD).read_text(encoding="utf-8")))
         self.step = recorder.curves["train/loss"][-1][0] if self.found else 0
-        recorder.begin(steps_of(experiment, len(recorder.data.train)), step=self.step)
+        recorder.begin(steps_of(self.method, experiment, len(recorder.data.train)), step=self.step)
 
     @contextlib.contextmanager
     def run(self, stop: Callable[[int], bool] = lambda _: False) -> Iterator[PreTrainedModel]:
@@ -49,9 +51,9 @@ class TrlTraining:
         """
         model = self._begin()
         try:
-            watch = Watch(self.recorder, stop, self.experiment)
+            watch = Watch(self.recorder, stop, self.experiment, self.method)
             with _quiet():
-                trainer = method_of(self.experiment).build_trainer(
+                trainer = self.method.build_trainer(
                     self.experiment,
                     model,
                     self.tokenizer,
@@ -109,11 +111,10 @@ def _quiet() -> Iterator[None]:
 
 
 class Watch(TrainerCallback):
-    """Follows a TRL training for a recorder: its steps, and the objective on tune rows at the recorder's marks."""
+    """Follows a trainer for a recorder: its steps, and the objective on tune rows at the recorder's marks."""
 
-    def __init__(self, recorder: Recorder, stop: Callable[[int], bool], experiment: Experiment) -> None:
-        self.recorder, self.stop, self.experiment = recorder, stop, experiment
-        self.method = method_of(experiment)
+    def __init__(self, recorder: Recorder, stop: Callable[[int], bool], experiment: Experiment, method: Method) -> None:
+        self.recorder, self.stop, self.experiment, self.method = recorder, stop, experiment, method
         self.paused = False
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
