@@ -1,6 +1,6 @@
 """How well the measures of a dialogue tell true replies from those of other dialogues.
 
-    python -m benchmarks.dialogue_validity [--experiment FILE] [--task dialogue] [--swaps 3]
+    python -m benchmarks.dialogue_validity [--experiment FILE] [--task dialogue] [--swaps 3] [--more]
     python -m benchmarks.dialogue_validity --judge experiments/support/judge.yaml
 
 Every turn of all the task's rows is measured with its own reply and with replies that stand at the same place of
@@ -9,8 +9,8 @@ share of pairs of a true and a swapped reply, of any two turns, in which the tru
 interval is 95%: 2,000 bootstrap draws of dialogues, each with all its true and swapped replies. A measure with an AUC
 of 0.75 or more counts as validated, for this base; the lines printed last belong into the task's file.
 
-Two harder tests stand beside it and decide nothing: the true reply against one with a wrong fact and against a vague
-one, from the demo's preference pairs; and what the base's own greedy replies gain, on the same turns. With
+With `--more`, harder tests stand beside it and decide nothing: the true reply against one with a wrong fact and against
+a vague one, from the demo's preference pairs; and what the base's own greedy replies gain, on the same turns. With
 `--judge` an LLM judge is asked instead, and its AUC printed for its file.
 """
 
@@ -31,8 +31,9 @@ from tunesmith.comparison.judging import Pair, judge_pairs
 from tunesmith.config import Experiment
 from tunesmith.config.judge import JudgeConfig
 from tunesmith.config.task import Task
+from tunesmith.data.formats import as_conversation
 from tunesmith.data.tasks import item_rows, load_tasks, turns_of
-from tunesmith.evaluate.dialogue import GAINS, Scorer, contexts, gains, passages_of
+from tunesmith.evaluate.dialogue import APPROPRIATENESS, GAINS, Scorer, contexts, gains, passages_of
 from tunesmith.evaluate.harness import Base, live_model, score, scorer_of
 from tunesmith.evaluate.knowledge import Evidence
 from tunesmith.evaluate.requests import renderer
@@ -57,9 +58,9 @@ class Ground:
         self.task, self.scorer = task, scorer
         self.render, self.knowledge = renderer(tokenizer), Evidence(passages_of(task))
 
-    def values(self, asked: Sequence[dict[str, str]], replies: Sequence[str]) -> Values:
+    def values(self, row: Row, replies: Sequence[str]) -> Values:
         """The gains of several replies to the same turn; each context is read once for all of them."""
-        found = contexts(asked, self.knowledge, self.task.passages)
+        found = contexts(row, self.knowledge, self.task.passages)
         prompts = {name: self.render(messages) for name, messages in found.items()}
         pairs = [(prompt, reply) for prompt in dict.fromkeys(prompts.values()) for reply in replies]
         known = dict(zip(pairs, self.scorer.likelihoods(pairs), strict=True))
@@ -128,7 +129,7 @@ def flawed(ground: Ground, flaw: str) -> dict[str, Any]:
     measured: dict[str, list[Values]] = {}
     for row in rows:
         texts = [row[side][-1]["content"] for side in ("chosen", "rejected")]
-        measured.setdefault(row["group"], []).append(ground.values(row["prompt"], texts))
+        measured.setdefault(row["group"], []).append(ground.values(as_conversation(row), texts))
     return {name: separation(measured, name) for name in GAINS}
 
 
@@ -138,6 +139,7 @@ def main() -> None:
     parser.add_argument("--experiment", type=pathlib.Path, default=ROOT / "experiments" / "support.yaml")
     parser.add_argument("--task", default="dialogue")
     parser.add_argument("--swaps", type=int, default=3)
+    parser.add_argument("--more", action="store_true", help="the two harder tests too")
     parser.add_argument("--judge", type=pathlib.Path, metavar="FILE", help="measure this judge instead; sends to it")
     arguments = parser.parse_args()
     if arguments.judge:
@@ -155,38 +157,50 @@ def main() -> None:
     rows = [turn for row in item_rows(task, experiment) for turn in turns_of(row)]
     measured: dict[str, list[Values]] = {}
     for row, texts in with_swapped(rows, arguments.swaps):
-        measured.setdefault(row["group"], []).append(ground.values(row["messages"][:-1], texts))
-    found = {name: separation(measured, name) for name in GAINS}
-    areas = ", ".join(f"{name}: {values['auc']:.3f}" for name, values in found.items())
-    print(validity := f"validity:\n  scorer: {scorer.sha256}\n  auc: {{{areas}}}", flush=True)
-    flaws = {flaw: flawed(ground, flaw) for flaw in FLAWS}
-    own = score(base, tokenizer, {task.name: task}, {task.name: rows}, split="own", batch_size=16, base=beside)
+        measured.setdefault(row["group"], []).append(ground.values(row, texts))
+    result = {"swapped": {name: separation(measured, name) for name in GAINS}, "means": means(measured)}
+    if arguments.more:
+        own = score(base, tokenizer, {task.name: task}, {task.name: rows}, split="own", batch_size=16, base=beside)
+        for name, values in result["means"].items():
+            values["the base's own"] = own.metrics[f"own/{task.name}/{task.metric(name, scorer.sha256)}"]
+        result |= {flaw: flawed(ground, flaw) for flaw in FLAWS}
+    report(result, f"{len(measured)} dialogues, {len(rows)} turns, by {experiment.model.base}", scorer.sha256)
+
+
+def report(result: Mapping[str, Mapping[str, Any]], title: str, sha256: str) -> None:
+    """Write the dated result as JSON and as a table, with what belongs into the task's file."""
+    areas = ", ".join(f"{name}: {values['auc']:.3f}" for name, values in result["swapped"].items())
+    lines = [
+        f"# Dialogue measures on {title}",
+        table(result),
+        "AUC against other replies with its 95% interval and the numbers of true and other replies; means of gains in "
+        "nats per token. For the task's file:",
+        f"    validity:\n      scorer: {sha256}\n      auc: {{{areas}}}",
+    ]
+    today = datetime.datetime.now(datetime.UTC).date().isoformat()
+    write(f"{today}-dialogue-validity", "\n\n".join(lines) + "\n", {"machine": machine(), **result})
+
+
+def means(measured: Mapping[str, list[Values]]) -> dict[str, dict[str, float]]:
+    """What true and swapped replies gain on average, by measure."""
     turns = [turn for both in measured.values() for turn in both]
-    means = {
+    return {
         name: {
-            "true replies": float(np.mean([turn[0][name] for turn in turns if name in turn[0]])),
-            "swapped replies": float(np.mean([v[name] for turn in turns for v in turn[1:] if name in v])),
-            "the base's own replies": own.metrics[f"own/{task.name}/{task.metric(name, scorer.sha256)}"],
+            "true": float(np.mean([turn[0][name] for turn in turns if name in turn[0]])),
+            "swapped": float(np.mean([values[name] for turn in turns for values in turn[1:] if name in values])),
         }
         for name in GAINS
     }
-    title = f"# Dialogue measures on {len(measured)} dialogues, {len(turns)} turns, by {experiment.model.base}"
-    notes = "AUC with 95% interval and numbers of replies; means in nats per token."
-    text = "\n\n".join([title, table(found, flaws, means), notes, validity.replace("\n", "\n    ")])
-    values = {"machine": machine(), "swapped": found, "flawed": flaws, "means": means, "scorer": scorer.sha256}
-    today = datetime.datetime.now(datetime.UTC).date().isoformat()
-    write(f"{today}-dialogue-validity", f"{text}\n", values)
 
 
-def table(
-    found: Mapping[str, Any], flaws: Mapping[str, Mapping[str, Any]], means: Mapping[str, Mapping[str, float]]
-) -> str:
+def table(result: Mapping[str, Mapping[str, Any]]) -> str:
     """All that was measured, a line for each measure."""
-    named = ["against swapped", *(f"against {flaw}" for flaw in flaws), *next(iter(means.values()))]
-    lines = [f"| measure | {' | '.join(named)} |", f"|---|{'---|' * len(named)}"]
-    for name in found:
-        cells = [shown(found[name]), *(shown(by_name[name]) for by_name in flaws.values())]
-        lines.append(f"| {name} | {' | '.join([*cells, *(f'{mean:+.3f}' for mean in means[name].values())])} |")
+    tests = [name for name in result if name != "means"]
+    heads = [*(f"against {name}" for name in tests), *(f"mean, {name}" for name in result["means"][APPROPRIATENESS])]
+    lines = [f"| measure | {' | '.join(heads)} |", f"|---|{'---|' * len(heads)}"]
+    for name, gained in result["means"].items():
+        cells = [*(shown(result[test][name]) for test in tests), *(f"{value:+.3f}" for value in gained.values())]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 

@@ -98,21 +98,27 @@ def test_each_reply_is_an_item_and_only_later_ones_have_coherence(tuned_model, t
     found = scored(tuned_model, tokenizer, task(), turns_of(ROW))
     assert list(found.items["talk"]) == ["d-turn-1", "d-turn-2"]
     assert set(found.groups.values()) == {"g"}
-    assert f"{COHERENCE}_unvalidated" not in found.items["talk"]["d-turn-1"]
+    assert set(found.items["talk"]["d-turn-1"]) == {f"{APPROPRIATENESS}_unvalidated"}  # "Is it late?" states nothing
+    assert len(found.items["talk"]["d-turn-2"]) == 3
     assert set(found.metrics.values()) == {0.0}  # nothing said, nothing gained
     assert [sample["target"] for sample in found.samples] == ["Is it late?", "Then pay $8."]
 
 
-def test_a_customer_whom_no_passage_concerns_has_no_evidence():
+def test_evidence_is_what_the_handbook_says_of_the_conversation_where_facts_are_called_for():
     asked = [SYSTEM, {"role": "user", "content": "Zzz."}]
-    for passages in ((), ("A late bill costs $8.",)):
-        found = contexts(asked, Evidence(passages), 3)
-        assert found["evidence"] == found["dialogue"] == asked
-    concerned = contexts(asked, Evidence(["zzz", "Pipes"]), 3)["evidence"]
-    assert concerned == [{"role": "system", "content": "zzz\n\nYou are the desk."}, asked[1]]
-    without_system = contexts(asked[1:], Evidence(["zzz"]), 3)
-    assert without_system["evidence"] == [{"role": "user", "content": "zzz\n\nZzz."}]
-    assert without_system["nothing"] == [{"role": "user", "content": ""}]
+
+    def found(passages, own="It is $8.", asked=asked):
+        return contexts({"messages": [*asked, {"role": "assistant", "content": own}]}, Evidence(passages), 3)
+
+    for passages, own in (((), "It is $8."), (("A late bill.",), "It is $8."), (("zzz",), "It depends.")):
+        assert found(passages, own)["evidence"] == found(passages, own)["dialogue"] == asked
+    assert found(["zzz", "Pipes"])["evidence"] == [{"role": "system", "content": "zzz\n\nYou are the desk."}, asked[1]]
+    alone = found(["zzz"], asked=asked[1:])
+    assert alone["evidence"] == [{"role": "user", "content": "zzz\n\nZzz."}]
+    assert alone["nothing"] == [{"role": "user", "content": ""}]
+    turns = [*asked, {"role": "assistant", "content": "b?"}, {"role": "user", "content": "x"}]
+    told = found(["zzz", "b", "c"], asked=turns)["evidence"][0]["content"]
+    assert sorted(told.splitlines()[:3]) == ["", "b", "zzz"]  # all that was said is searched for
 
 
 @pytest.mark.parametrize(

@@ -76,7 +76,7 @@ class Task(Document):
     knowledge: str | None = None
     """`adversarial` and `dialogue`: what replies may state, a file relative to this one: a YAML list of entries,
     or text in paragraphs."""
-    passages: Annotated[int, Field(ge=1, le=20)] = 3
+    passages: Annotated[int, Field(ge=1, le=20)] = 5
     """`dialogue`: how many passages of `knowledge` are retrieved as evidence."""
     validity: Validity | None = None
     """`dialogue`: how well its measures are known to work; without it their names end with `_unvalidated`."""

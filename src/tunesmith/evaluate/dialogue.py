@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from tunesmith.config.task import Task
-from tunesmith.evaluate.knowledge import Evidence, read_passages
+from tunesmith.evaluate.knowledge import Evidence, figures, read_passages
 from tunesmith.evaluate.requests import Config, Doc, Render, metrics, replies
 from tunesmith.records import Row
 
@@ -40,18 +40,19 @@ def dialogue(task: Task, scorer: Scorer) -> list[tuple[str, Config]]:
 
     - `appropriateness_by_likelihood`: by the customer's last message, against an empty one in its place;
     - `coherence_by_likelihood`: by all that was said before, against the last message alone (later turns only);
-    - `support_by_retrieved_evidence`: by the passages of `knowledge` that BM25 finds for what the customer has said,
-      against the conversation alone. It is no check of facts: a reply is supported where it says what they say.
+    - `support_by_retrieved_evidence`: by the passages of `knowledge` that BM25 finds for the conversation, against the
+      conversation alone (turns that call for facts only: the row's own reply states a figure). It is no check of
+      facts: a reply is supported where it says what the passages say.
     """
-    found = Evidence(passages_of(task))
+    knowledge = Evidence(passages_of(task))
 
     def turn(row: Row, render: Render) -> Doc:
-        asked = list(row["messages"][:-1])
+        found = contexts(row, knowledge, task.passages)
         return {
             "id": row["id"],
-            "requests": [render(asked)],
+            "requests": [render(found["dialogue"])],
             "reply": row["messages"][-1]["content"],
-            "contexts": {name: render(messages) for name, messages in contexts(asked, found, task.passages).items()},
+            "contexts": {name: render(messages) for name, messages in found.items()},
         }
 
     def process(doc: Doc, results: Sequence[str]) -> dict[str, float]:
@@ -67,19 +68,21 @@ def passages_of(task: Task) -> tuple[str, ...]:
     return read_passages(task.path.parent / task.knowledge) if task.knowledge else ()
 
 
-def contexts(asked: Sequence[Message], knowledge: Evidence, count: int) -> dict[str, list[Message]]:
-    """The conversations that a reply is measured after, each with one thing more than the one before.
+def contexts(row: Row, knowledge: Evidence, count: int) -> dict[str, list[Message]]:
+    """The conversations that replies to a turn are measured after, each with one thing more than the one before.
 
-    A first turn is all of its dialogue, and where no passage shares a word with it there is no evidence.
+    A first turn is all of its dialogue. There is no evidence where the row's own reply states no figure, and where no
+    passage shares a word with what was said.
     """
+    *asked, own = row["messages"]
     first = [message for message in asked[:1] if message["role"] == "system"]
-    said = " ".join(message["content"] for message in asked if message["role"] == "user")
-    passages = knowledge.search(said, count=count)
+    said = " ".join(message["content"] for message in asked[len(first) :])
+    passages = knowledge.search(said, count=count) if figures(own["content"]) else []
     told = {**asked[0], "content": "\n".join([*passages, "", asked[0]["content"]])} if passages else asked[0]
     return {
         "nothing": [*first, {**asked[-1], "content": ""}],
         "message": [*first, asked[-1]],
-        "dialogue": list(asked),
+        "dialogue": asked,
         "evidence": [told, *asked[1:]],
     }
 
