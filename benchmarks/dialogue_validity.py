@@ -178,7 +178,7 @@ def report(result: Mapping[str, Mapping[str, Any]], title: str, sha256: str) -> 
         f"    validity:\n      scorer: {sha256}\n      auc: {{{areas}}}",
     ]
     today = datetime.datetime.now(datetime.UTC).date().isoformat()
-    write(f"{today}-dialogue-validity", "\n\n".join(lines) + "\n", {"machine": machine(), **result})
+    write(f"{today}-dialogue-validity", "\n\n".join(lines) + "\n", {"machine": machine(), "scorer": sha256, **result})
 
 
 def means(measured: Mapping[str, list[Values]]) -> dict[str, dict[str, float]]:

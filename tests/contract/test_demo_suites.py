@@ -9,6 +9,7 @@ import pytest
 from tests.conftest import ROOT
 
 from tunesmith.config import Experiment
+from tunesmith.config.task import Task
 from tunesmith.data.split import split_of
 
 SUPPORT = ROOT / "experiments" / "support"
@@ -58,3 +59,13 @@ def test_dialogues_have_several_turns_and_end_with_their_route():
     for row in rows("dialogues"):
         assert [message["role"] for message in row["messages"][1:]].count("assistant") >= 2
         assert row["messages"][-1]["content"].endswith(f"\nRoute: {row['intent']}")
+
+
+def test_what_the_dialogue_task_says_of_its_measures_is_what_was_measured():
+    task = Task.from_yaml(SUPPORT / "tasks" / "dialogue.yaml")
+    newest = max((ROOT / "benchmarks" / "results").glob("*-dialogue-validity.json"))
+    result = json.loads(newest.read_text(encoding="utf-8"))
+    assert task.validity.scorer == result["scorer"]
+    assert task.validity.auc == {name: round(found["auc"], 3) for name, found in result["swapped"].items()}
+    unvalidated = {name for name, auc in task.validity.auc.items() if auc < 0.75}
+    assert {name for name in task.validity.auc if task.metric(name, result["scorer"]) != name} == unvalidated
