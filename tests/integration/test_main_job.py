@@ -76,7 +76,7 @@ def test_every_status_is_true(client):
     for run in (run for found in runs_by_kind(client).values() for run in found):
         assert run.info.status == run.data.tags["tunesmith.status"] in {"FINISHED", "KILLED"}
     trials = runs_by_kind(client)["trial"]
-    assert [run.info.status for run in trials].count("FINISHED") == 1
+    assert 1 <= [run.info.status for run in trials].count("FINISHED") < 4  # with two workers it depends on their pace
     reasons = {run.data.tags["tunesmith.reason"] for run in trials if run.info.status == "KILLED"}
     assert all(re.fullmatch(r"halved: others were better after [26]0% of the steps", reason) for reason in reasons)
 

@@ -54,8 +54,10 @@ def test_a_running_sweep_is_watched_extended_paused_and_stopped_from_outside(pro
     sweep = sweeps.start(project, trials=20)
     sweeps.wait_for(project, "trial", 1)
     assert study("pause").exit_code == 0
-    shown = study("status")
-    assert f"paused, by process {sweep.pid} on" in shown.stdout
+    until = time.monotonic() + 10  # it looks for requests once a second
+    while "searching" in study("status").stdout and time.monotonic() < until:
+        time.sleep(0.2)
+    assert f"paused, by process {sweep.pid} on" in study("status").stdout
     second = invoke("sweep", *sweeps.SMOKE, "--resume")
     assert second.exit_code == 2
     assert f"is run by process {sweep.pid} on" in second.stderr
