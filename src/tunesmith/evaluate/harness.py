@@ -28,12 +28,14 @@ def score(
     *,
     split: str,
     batch_size: int,
+    live: LiveModel | None = None,
 ) -> Scores:
-    """Score a model on the items of each task; metrics are named `split/task/metric`."""
+    """Score a model on the items of each task; metrics are named `split/task/metric`.
+
+    A `live` model of one's own keeps its answers from one scoring to the next.
+    """
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
-    live = LiveModel(
-        pretrained=model, tokenizer=tokenizer, batch_size=batch_size, add_bos_token=False, backend="causal"
-    )
+    live = live or live_model(model, tokenizer, batch_size=batch_size)
     stock, chosen = harness_tasks(tasks, items)
     own = {name: task for name, task in tasks.items() if not isinstance(task, HarnessTask)}
     configs = [config for name, task in own.items() for config in configure(task, items[name], tokenizer)]
@@ -46,6 +48,13 @@ def score(
     groups = {row["id"]: row["group"] for rows in items.values() for row in rows}
     settings = settings_of(tasks, items, tokenizer, batch_size)
     return collect(results, split=split, groups=groups, settings=settings, stock=stock)
+
+
+def live_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, batch_size: int) -> LiveModel:
+    """A loaded model as lm-eval asks it."""
+    return LiveModel(
+        pretrained=model, tokenizer=tokenizer, batch_size=batch_size, add_bos_token=False, backend="causal"
+    )
 
 
 def collect(

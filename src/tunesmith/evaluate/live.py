@@ -1,6 +1,8 @@
 """The lm-eval model over a network that is already loaded, without the work that requests share."""
 
+import time
 from collections.abc import Sequence
+from typing import Any
 
 from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
@@ -11,19 +13,40 @@ from tunesmith.models.loading import network_of
 from tunesmith.models.prefix import can_share, continuation_logprobs, plain_logprobs, scales_logits
 
 Request = tuple[tuple[str, str], list[int], list[int]]
+Tokens = tuple[tuple[int, ...], tuple[int, ...]]
 
 
 class LiveModel(HFLM):
-    """HFLM that generates once per distinct request, and runs a context once for all its continuations."""
+    """HFLM that answers each distinct request once in its life, and runs a context once for all its continuations."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.replies: dict[str, str] = {}
+        self.likelihoods: dict[Tokens, tuple[float, bool]] = {}
+        self.seconds = 0.0
+        self.tokens = 0
+
+    @property
+    def latency(self) -> float | None:
+        """Measured time in seconds for each token of the replies so far, their ends counted; None without replies."""
+        return self.seconds / self.tokens if self.tokens else None
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
-        """Generate for each distinct request; give every request its reply."""
-        distinct = {repr(request.args): request for request in requests}
-        unique = list(distinct.values())
-        fast = can_share(self._network) and not scales_logits(self._network) and all(map(is_plain_greedy, unique))
-        replies = self._greedy(unique) if fast else super().generate_until(unique, disable_tqdm=True)
-        by_key = dict(zip(distinct, replies, strict=True))
-        return [by_key[repr(request.args)] for request in requests]
+        """Generate for each request that is new; give every request its reply."""
+        new = {repr(request.args): request for request in requests}
+        new = {key: request for key, request in new.items() if key not in self.replies}
+        if new:
+            replies = self._timed(list(new.values()))
+            self.replies.update(zip(new, replies, strict=True))
+        return [self.replies[repr(request.args)] for request in requests]
+
+    def _timed(self, requests: list[Instance]) -> list[str]:
+        fast = can_share(self._network) and not scales_logits(self._network) and all(map(is_plain_greedy, requests))
+        began = time.perf_counter()
+        replies: list[str] = self._greedy(requests) if fast else super().generate_until(requests, disable_tqdm=True)
+        self.seconds += time.perf_counter() - began
+        self.tokens += sum(len(self.tok_encode(reply)) + 1 for reply in replies)
+        return replies
 
     def _greedy(self, requests: Sequence[Instance]) -> list[str]:
         """Greedy replies, contexts of like length decoded together."""
@@ -48,6 +71,14 @@ class LiveModel(HFLM):
     def _loglikelihood_tokens(
         self, requests: Sequence[Request], disable_tqdm: bool = False, override_bs: int | None = None
     ) -> list[tuple[float, bool]]:
+        keys: list[Tokens] = [(tuple(context), tuple(reply)) for _, context, reply in requests]
+        new = {key: n for n, key in enumerate(keys) if key not in self.likelihoods}
+        if new:
+            answers = self._likelihoods([requests[n] for n in new.values()], override_bs)
+            self.likelihoods.update(zip(new, answers, strict=True))
+        return [self.likelihoods[key] for key in keys]
+
+    def _likelihoods(self, requests: Sequence[Request], override_bs: int | None) -> list[tuple[float, bool]]:
         model = self._network
         fits = all(len(context) + len(reply) <= self.max_length for _, context, reply in requests)
         if scales_logits(model) or not fits:
