@@ -18,6 +18,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from tunesmith.config import Experiment, overrides
 from tunesmith.data.dataset import load_dataset, training_rows
+from tunesmith.models.architecture import architecture_of
 from tunesmith.models.device import fix_threads, keep_memory, place
 from tunesmith.models.loading import load_base, load_tokenizer
 from tunesmith.models.references import resolve
@@ -50,7 +51,7 @@ def load(
     tokenizer = load_tokenizer(model)
     base = load_base(model, place(experiment.model))
     rows = training_rows(load_dataset(experiment), experiment.data).rows
-    encode = method_of(experiment).encode
+    encode = method_of(experiment, architecture_of(base.config)).encode
     return Bench(experiment, base, tokenizer, list(encode(rows, tokenizer, max_length=experiment.model.max_length)))
 
 

@@ -34,8 +34,9 @@ from tunesmith.config.task import Task
 from tunesmith.data.formats import as_conversation
 from tunesmith.data.tasks import item_rows, load_tasks, turns_of
 from tunesmith.evaluate.dialogue import APPROPRIATENESS, GAINS, Scorer, contexts, gains, passages_of
-from tunesmith.evaluate.harness import Base, live_model, score, scorer_of
+from tunesmith.evaluate.harness import live_model, score, scorer_of
 from tunesmith.evaluate.knowledge import Evidence
+from tunesmith.evaluate.live import Base
 from tunesmith.evaluate.requests import renderer
 from tunesmith.models.device import fix_threads, keep_memory, place
 from tunesmith.models.endpoint import Endpoint
@@ -151,8 +152,9 @@ def main() -> None:
     task = load_tasks(experiment)[arguments.task]
     model = resolve(experiment.model.base)
     tokenizer, base = load_tokenizer(model), load_base(model, place(experiment.model))
-    beside = Base(base, model.sha256)
-    scorer = scorer_of(live_model(base, tokenizer, experiment.evaluation.batch_size), beside)
+    size = experiment.evaluation.batch_size
+    live = live_model(base, tokenizer, batch_size=size, base=Base(base, model.sha256))
+    scorer = scorer_of(live)
     ground = Ground(task, tokenizer, scorer)
     rows = [turn for row in item_rows(task, experiment) for turn in turns_of(row)]
     measured: dict[str, list[Values]] = {}
@@ -160,7 +162,7 @@ def main() -> None:
         measured.setdefault(row["group"], []).append(ground.values(row, texts))
     result = {"swapped": {name: separation(measured, name) for name in GAINS}, "means": means(measured)}
     if arguments.more:
-        own = score(base, tokenizer, {task.name: task}, {task.name: rows}, split="own", batch_size=16, base=beside)
+        own = score(base, tokenizer, {task.name: task}, {task.name: rows}, split="own", batch_size=size, live=live)
         for name, values in result["means"].items():
             values["the base's own"] = own.metrics[f"own/{task.name}/{task.metric(name, scorer.sha256)}"]
         result |= {flaw: flawed(ground, flaw) for flaw in FLAWS}

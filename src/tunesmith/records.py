@@ -112,6 +112,19 @@ class Scores:
 
 
 @dataclass(frozen=True)
+class Beaten:
+    """A model whose scoring stopped since it was beyond doubt worse than another.
+
+    `seen` of its `items` were scored; on them it was worse by `difference`, with the one-sided `p_value`.
+    """
+
+    seen: int
+    items: int
+    difference: float
+    p_value: float
+
+
+@dataclass(frozen=True)
 class TrainedRun:
     """A finished training: how it went, and the folder that its adapter lies in.
 

@@ -6,8 +6,9 @@ import pathlib
 import pytest
 import yaml
 
-from tunesmith.config import SearchSpace
+from tunesmith.config import Experiment, SearchSpace, overrides
 from tunesmith.errors import ConfigError
+from tunesmith.sweep import costs
 from tunesmith.tracking import runs
 from tunesmith.tracking.store import client
 
@@ -27,10 +28,21 @@ def test_cmaes_cannot_weigh_costs(project):
         SearchSpace.from_yaml(path)
 
 
+def test_latency_needs_a_task_with_replies(project):
+    space = SearchSpace.from_yaml(write_space(project, costs=["latency"]))
+    experiment = Experiment.from_yaml(project / "experiments/smoke.yaml")
+    costs.check(space, experiment)
+    silent = {"evaluation.tasks": ["quiz"], "evaluation.primary": "tune/quiz/acc"}
+    with pytest.raises(
+        ConfigError, match="is measured while replies are generated, which none of the tasks quiz needs"
+    ):
+        costs.check(space, overrides.apply(experiment, silent))
+
+
 def test_trials_beyond_a_limit_are_infeasible_and_the_front_is_reported(project, invoke):
     space = write_space(
         project,
-        costs=["train/tokens", "adapter/parameters"],
+        costs=["train/tokens", "adapter/parameters", "latency"],
         limits={"memory_mb": 10.0},
         coarse={"sampler": "grid", "params": {"adapter.rank": [4, 512]}},
         params={
@@ -60,3 +72,7 @@ def test_trials_beyond_a_limit_are_infeasible_and_the_front_is_reported(project,
     page = parent.download("report/search.html", project / "shown").read_text()
     assert "Loss against cost" in page
     assert "Pareto front" in page
+    assert "seconds for a token of a reply, measured" in page
+    whole = [run for run in ranks.values() if run.data.tags.get("tunesmith.status") == "FINISHED"]
+    assert whole
+    assert all(run.data.metrics["latency"] > 0 for run in whole)

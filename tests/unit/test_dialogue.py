@@ -11,9 +11,9 @@ from tunesmith.config.task import Task
 from tunesmith.data.tasks import load_items, load_tasks, turns_of
 from tunesmith.errors import ConfigError
 from tunesmith.evaluate.dialogue import APPROPRIATENESS, COHERENCE, SUPPORT, Scorer, contexts
-from tunesmith.evaluate.harness import Base, score, scorer_settings
+from tunesmith.evaluate.harness import live_model, score, scorer_settings
 from tunesmith.evaluate.knowledge import Evidence, read_passages
-from tunesmith.evaluate.live import LiveModel
+from tunesmith.evaluate.live import Base, LiveModel
 
 SYSTEM = {"role": "system", "content": "You are the desk."}
 SHA256 = "a" * 64
@@ -50,8 +50,12 @@ def replies(monkeypatch):
 
 
 def scored(model, tokenizer, task, rows, sha256=SHA256):
-    base = Base(model, sha256)
-    return score(model, tokenizer, {"talk": task}, {"talk": rows}, split="bench", batch_size=4, base=base)
+    return scored_live(live_model(model, tokenizer, batch_size=4, base=Base(model, sha256)), task, rows)
+
+
+def scored_live(live, task, rows):
+    model, items = live.model, {"talk": rows}
+    return score(model, live.tokenizer, {"talk": task}, items, split="bench", batch_size=4, live=live)
 
 
 def mean_logprob(model, tokenizer, messages, reply):
@@ -88,8 +92,8 @@ def test_a_whole_model_is_measured_by_the_base_beside_it(tiny_path, tokenizer, t
     with torch.no_grad():
         for weight in other.parameters():
             weight.mul_(1.1)
-    rows, options = {"talk": turns_of(ROW)}, {"split": "bench", "batch_size": 4, "base": Base(base, SHA256)}
-    first, second = (score(m, tokenizer, {"talk": task()}, rows, **options) for m in (base, other))
+    lives = [live_model(model, tokenizer, batch_size=4, base=Base(base, SHA256)) for model in (base, other)]
+    first, second = (scored_live(live, task(), turns_of(ROW)) for live in lives)
     assert first.items["talk"] == second.items["talk"]
 
 

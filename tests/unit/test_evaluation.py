@@ -7,7 +7,7 @@ from lm_eval.models.huggingface import HFLM
 from tunesmith.config.experiment import AdapterConfig
 from tunesmith.config.task import Task
 from tunesmith.errors import ConfigError, EvaluationError
-from tunesmith.evaluate.harness import score
+from tunesmith.evaluate.harness import live_model, score
 from tunesmith.evaluate.live import LiveModel
 from tunesmith.models.loading import adapter_effect, attach_fresh, detach
 
@@ -102,6 +102,27 @@ def test_extraction_and_rouge_score_known_replies(tuned_model, tokenizer, task, 
     rouge = [scored.items["reply"][f"r{n}"]["rouge_l"] for n in range(3)]
     assert rouge[0] == 1.0 > rouge[1] > rouge[2]
     assert scored.metrics["tune/intent/exact_match"] == pytest.approx(1 / 3)
+
+
+def test_a_live_model_answers_only_once_and_times_its_replies(tuned_model, tokenizer, task, monkeypatch):
+    tasks = {"reply": task("measure: rouge\nmax_tokens: 12\n", "reply")}
+    live = live_model(tuned_model, tokenizer, batch_size=2)
+    assert live.latency is None
+    options = {"split": "tune", "batch_size": 2, "live": live}
+    part = score(tuned_model, tokenizer, tasks, {"reply": ROWS[:2]}, **options)
+    latency = live.latency
+    assert latency > 0
+    asked = []
+    greedy, likelihoods = LiveModel._greedy, LiveModel._likelihoods
+    monkeypatch.setattr(LiveModel, "_greedy", lambda self, new: asked.append(len(new)) or greedy(self, new))
+    monkeypatch.setattr(
+        LiveModel, "_likelihoods", lambda self, new, size: asked.append(len(new)) or likelihoods(self, new, size)
+    )
+    whole = score(tuned_model, tokenizer, tasks, {"reply": ROWS}, **options)
+    assert asked == [len(ROWS) - 2] * 2
+    assert whole.items["reply"].items() >= part.items["reply"].items()
+    afresh = score(tuned_model, tokenizer, tasks, {"reply": ROWS}, split="tune", batch_size=2)
+    assert whole.metrics == pytest.approx(afresh.metrics, rel=1e-4)
 
 
 def test_greedy_replies_agree_with_transformers(tuned_model, tokenizer, task):

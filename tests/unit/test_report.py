@@ -11,7 +11,7 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 from optuna.trial import TrialState
 from tests.search_records import PARAMS, failed, halved, infeasible, plausible, sweep, trial
 
-from tunesmith.sweep import figures, importance, report, results
+from tunesmith.sweep import compromises, figures, importance, report, results
 from tunesmith.sweep.results import ConfirmationRecord
 
 PLOTLY = plotly.offline.get_plotlyjs()
@@ -266,6 +266,25 @@ def test_the_front_holds_what_no_other_trial_beats_in_everything():
     shown = report.page(record)
     assert "Loss against cost" in shown
     assert "Loss against cost" not in report.page(sweep(trial(0), trial(1)))
+
+
+def test_the_front_needs_every_cost_and_shows_parts_of_a_second():
+    """A latency is measured, so a trial on which no reply was timed has none."""
+    both = {"train/tokens": 1000.0, "latency": 0.01234}
+    trials = [trial(0, costs=both), trial(1, costs={"train/tokens": 10.0})]
+    record = dataclasses.replace(sweep(*trials), costs=("train/tokens", "latency"))
+    assert [found.number for found in results.front(record)] == [0]
+    shown = compromises.compromises(record, lambda figure: "")
+    assert ">1,000<" in shown
+    assert ">0.0123<" in shown
+
+
+def test_a_trial_that_lost_a_race_is_never_the_best_and_says_why():
+    lost = trial(1, losses={100: 0.1}, primary=None, raced="beyond doubt worse than trial 0 on 16 of 24 items")
+    record = sweep(trial(0), lost)
+    assert [found.number for found in record.ranking()] == [0]
+    assert record.best.number == 0
+    assert "beyond doubt worse than trial 0 on 16 of 24 items" in report.page(record)
 
 
 def test_trials_that_overfit_are_named_and_marked_where_tune_loss_was_lowest():

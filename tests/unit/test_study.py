@@ -285,6 +285,19 @@ def test_the_board_shows_the_best_trials_and_what_is_left(experiment, space):
     assert f"learning_rate {sweep.ranking()[0].params['method.learning_rate']:.3g}" in screen.getvalue()
 
 
+def test_a_latency_that_was_not_measured_counts_as_the_usual_one(experiment, space):
+    sweep = make(experiment, space)
+    names = ["train/tokens", "latency"]
+    for latency in (None, 0.01, 0.02, 0.04):
+        number = sweep.ask().number
+        sweep.remember(number, costs={"train/tokens": 100.0, **({"latency": latency} if latency else {})})
+        sweep.report(number, 1.0, fraction=0.2)
+    seen = proposals._at_first_rung(sweep.trials(), names)
+    assert [trial.values for trial in seen] == [[1.0, 100.0, value] for value in (0.02, 0.01, 0.02, 0.04)]
+    first = proposals._at_first_rung(sweep.trials()[:1], names)
+    assert [trial.values for trial in first] == [[1.0, 100.0, 0.0]]
+
+
 def test_a_search_that_weighs_costs_tries_cheaper_trials(experiment, space):
     """Loss does not depend on the epochs here, so with costs the cheapest are proposed, and without them any."""
     sweep = make(experiment, space)

@@ -120,3 +120,11 @@ def test_the_command_of_a_run_repeats_its_experiment(store):
     del pairs["experiment"]
     arguments = [part for name, value in pairs.items() for part in (f"--{name}", value)]
     assert overrides.apply(experiment, overrides.parse_extra_arguments(arguments)) == changed
+
+
+def test_the_command_compares_with_the_file_as_it_is_now(store):
+    path = store / "experiments/smoke.yaml"
+    changed = overrides.apply(Experiment.from_yaml(path), {"learning_rate": 3e-4})
+    assert "learning_rate=0.0003" in run_command(changed)
+    path.write_text(path.read_text(encoding="utf-8").replace("5.0e-3", "3.0e-4"), encoding="utf-8")
+    assert "learning_rate" not in run_command(changed)

@@ -9,7 +9,7 @@ from tunesmith.config.audit import AuditLimits
 from tunesmith.config.method import Method, SftConfig, Share
 from tunesmith.config.shortlist import ShortlistConfig
 from tunesmith.config.strict import Document, Section
-from tunesmith.config.task import task_name
+from tunesmith.config.task import HARNESS, task_name
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$", max_length=100)]
 
@@ -162,12 +162,22 @@ class EvaluationConfig(Section):
     """Most tune items a trial is scored on, all tasks together; confirmations use all."""
     batch_size: Annotated[int, Field(ge=1)] = 16
     """Requests per forward pass while scoring."""
+    racing: bool = False
+    """Whether a sweep scores a trial on the items of `primary` bit by bit, and stops once it is beyond doubt worse than
+    the best trial so far; such a trial is never confirmed."""
 
     @model_validator(mode="after")
     def _primary_is_scored(self) -> "EvaluationConfig":
         parts = self.primary.split("/")
         if len(parts) != 3 or parts[0] != "tune" or parts[1] not in (*self.names, *OWN_TASKS.values()):
             raise ValueError(f"primary must be tune/TASK/METRIC with one of {', '.join(self.names)}")
+        return self
+
+    @model_validator(mode="after")
+    def _primary_can_be_raced(self) -> "EvaluationConfig":
+        task = self.references.get(self.primary.split("/")[1], HARNESS)
+        if self.racing and task.startswith(HARNESS):
+            raise ValueError(f"racing needs a task file of your own for {self.primary}; set racing: false")
         return self
 
     @model_validator(mode="after")

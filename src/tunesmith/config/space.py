@@ -109,8 +109,9 @@ class Objective(Section):
     """Lower is better."""
 
 
-Cost = Literal["train/tokens", "adapter/parameters"]
-"""What a trial costs beside its loss: tokens of its whole training, trained weights of its adapter."""
+Cost = Literal["train/tokens", "adapter/parameters", "latency"]
+"""What a trial costs beside its loss: tokens of its whole training, trained weights of its adapter, and seconds that a
+token of a reply takes, which are measured while the trial is scored."""
 
 
 class Limits(Section):

@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Container, Mapping, Sequence
-from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
 
@@ -15,21 +14,13 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from tunesmith.config.task import HarnessTask, Task
 from tunesmith.data.digest import digest_of, digest_rows
 from tunesmith.evaluate.dialogue import Likelihoods, Scorer, passages_of
-from tunesmith.evaluate.live import LiveModel
+from tunesmith.evaluate.live import Base, LiveModel
 from tunesmith.evaluate.measures import VERSION, configure
 from tunesmith.evaluate.stock import harness_tasks, metric_name, pooled
 from tunesmith.models.architecture import architecture_of
 from tunesmith.records import Row, Scores
 
 KEPT_FIELDS = ("prompt_hash", "target", "filtered_resps")
-
-
-@dataclass(frozen=True)
-class Base:
-    """A base model, whatever is attached to it, and the SHA-256 of its weights."""
-
-    network: PreTrainedModel
-    sha256: str
 
 
 def score(
@@ -40,16 +31,16 @@ def score(
     *,
     split: str,
     batch_size: int,
-    base: Base | None = None,
+    live: LiveModel | None = None,
 ) -> Scores:
     """Score a model on the items of each task; metrics are named `split/task/metric`.
 
-    `base` is what the model was tuned from, by whose likelihoods the replies of a dialogue are measured; without it
-    the model itself is asked.
+    A `live` model of one's own keeps its answers from one scoring to the next, and may know the base that the replies
+    of a dialogue are measured by; without one the model itself is asked.
     """
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
-    live = live_model(model, tokenizer, batch_size)
-    scorer = scorer_of(live, base)
+    live = live or live_model(model, tokenizer, batch_size=batch_size)
+    scorer = scorer_of(live)
     stock, chosen = harness_tasks(tasks, items)
     own = {name: task for name, task in tasks.items() if not isinstance(task, HarnessTask)}
     separate = architecture_of(model.config).separate
@@ -69,20 +60,30 @@ def score(
     return collect(results, split=split, groups=groups, settings=settings, stock=stock)
 
 
-def live_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, batch_size: int) -> LiveModel:
-    """A loaded model as lm-eval asks it."""
-    backend = architecture_of(model.config).backend
-    return LiveModel(pretrained=model, tokenizer=tokenizer, batch_size=batch_size, add_bos_token=False, backend=backend)
+def live_model(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, batch_size: int, base: Base | None = None
+) -> LiveModel:
+    """A loaded model as lm-eval asks it; `base` is what it was tuned from."""
+    return LiveModel(
+        pretrained=model,
+        tokenizer=tokenizer,
+        batch_size=batch_size,
+        add_bos_token=False,
+        backend=architecture_of(model.config).backend,
+        tuned_from=base,
+    )
 
 
-def scorer_of(live: LiveModel, base: Base | None) -> Scorer:
+def scorer_of(live: LiveModel) -> Scorer:
     """The likelihoods of the base of a live model: of that model without its adapter, or of another network."""
+    base = live.tuned_from
     sha256 = base.sha256 if base else ""
     if isinstance(live.model, PeftModel):
         return Scorer(bare(live, live.model), sha256)
     if base is None or base.network is live.model:
         return Scorer(live.mean_logprobs, sha256)
-    return Scorer(live_model(base.network, live.tokenizer, int(live.batch_size)).mean_logprobs, sha256)
+    beside = live_model(base.network, live.tokenizer, batch_size=int(live.batch_size))
+    return Scorer(beside.mean_logprobs, sha256)
 
 
 def bare(live: LiveModel, model: PeftModel) -> Likelihoods:

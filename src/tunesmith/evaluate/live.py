@@ -1,6 +1,8 @@
 """The lm-eval model over a network that is already loaded, without the work that requests share."""
 
+import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,20 +16,50 @@ from tunesmith.models.loading import network_of
 from tunesmith.models.prefix import can_share, continuation_logprobs, plain_logprobs, scales_logits
 
 Request = tuple[tuple[str, str], list[int], list[int]]
+Tokens = tuple[tuple[int, ...], tuple[int, ...]]
+
+
+@dataclass(frozen=True)
+class Base:
+    """A base model, whatever is attached to it, and the SHA-256 of its weights."""
+
+    network: PreTrainedModel
+    sha256: str
 
 
 class LiveModel(HFLM):
-    """HFLM that generates once per distinct request, and runs a context once for all its continuations."""
+    """HFLM that answers each distinct request once in its life, and runs a context once for all its continuations."""
+
+    def __init__(self, *args: Any, tuned_from: Base | None = None, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.tuned_from = tuned_from
+        self.replies: dict[str, str] = {}
+        self.likelihoods: dict[Tokens, tuple[float, bool]] = {}
+        self.seconds = 0.0
+        self.tokens = 0
+
+    @property
+    def latency(self) -> float | None:
+        """Measured time in seconds for each token of the replies so far, their ends counted; None without replies."""
+        return self.seconds / self.tokens if self.tokens else None
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
-        """Generate for each distinct request; give every request its reply."""
-        distinct = {repr(request.args): request for request in requests}
-        unique = list(distinct.values())
+        """Generate for each request that is new; give every request its reply."""
+        new = {repr(request.args): request for request in requests}
+        new = {key: request for key, request in new.items() if key not in self.replies}
+        if new:
+            replies = self._timed(list(new.values()))
+            self.replies.update(zip(new, replies, strict=True))
+        return [self.replies[repr(request.args)] for request in requests]
+
+    def _timed(self, requests: list[Instance]) -> list[str]:
         shares = can_share(self._network) and not scales_logits(self._network)
-        fast = (shares or self._separate) and all(map(is_plain_greedy, unique))
-        replies = self._greedy(unique) if fast else super().generate_until(unique, disable_tqdm=True)
-        by_key = dict(zip(distinct, replies, strict=True))
-        return [by_key[repr(request.args)] for request in requests]
+        fast = (shares or self._separate) and all(map(is_plain_greedy, requests))
+        began = time.perf_counter()
+        replies: list[str] = self._greedy(requests) if fast else super().generate_until(requests, disable_tqdm=True)
+        self.seconds += time.perf_counter() - began
+        self.tokens += sum(len(self.tok_encode(reply)) + 1 for reply in replies)
+        return replies
 
     def _greedy(self, requests: Sequence[Instance]) -> list[str]:
         """Greedy replies, contexts of like length decoded together."""
@@ -46,10 +78,13 @@ class LiveModel(HFLM):
         return replies
 
     def mean_logprobs(self, pairs: Sequence[tuple[str, str]]) -> list[float]:
-        """The mean log-probability per token, in nats, of each text after its context; 0 for an empty text."""
+        """The mean log-probability per token, in nats, of each text after its context; 0 for an empty text.
+
+        Answered anew each time: meanwhile an adapter may have been switched on or off.
+        """
         asked = {pair: self.tok_encode(pair[1]) for pair in pairs if pair[1]}
         requests = [(pair, self.tok_encode(pair[0]), tokens) for pair, tokens in asked.items()]
-        sums = self._loglikelihood_tokens(requests)
+        sums = self._likelihoods(requests)
         means = {pair: total / len(asked[pair]) for pair, (total, _) in zip(asked, sums, strict=True)}
         return [means.get(pair, 0.0) for pair in pairs]
 
@@ -71,6 +106,14 @@ class LiveModel(HFLM):
     def _loglikelihood_tokens(
         self, requests: Sequence[Request], disable_tqdm: bool = False, override_bs: int | None = None
     ) -> list[tuple[float, bool]]:
+        keys: list[Tokens] = [(tuple(context), tuple(reply)) for _, context, reply in requests]
+        new = {key: n for n, key in enumerate(keys) if key not in self.likelihoods}
+        if new:
+            answers = self._likelihoods([requests[n] for n in new.values()], override_bs)
+            self.likelihoods.update(zip(new, answers, strict=True))
+        return [self.likelihoods[key] for key in keys]
+
+    def _likelihoods(self, requests: Sequence[Request], override_bs: int | None = None) -> list[tuple[float, bool]]:
         model = self._network
         fits = all(len(context) + len(reply) <= self.max_length for _, context, reply in requests)
         if not self._separate and (scales_logits(model) or not fits):

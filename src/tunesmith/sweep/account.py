@@ -63,6 +63,7 @@ def _trial(trial: FrozenTrial) -> TrialRecord:
         run_id=known.get("run_id", ""),
         source=known.get("source", "sampler"),
         costs=known.get("costs", {}),
+        raced=known.get("raced", ""),
     )
 
 

@@ -5,9 +5,13 @@ import plotly.graph_objects as go
 from tunesmith.pages.markup import Drawing, amount, heads, note, number, row, section, table, word
 from tunesmith.progress import describe
 from tunesmith.sweep.figures import ACCENT, GREY, styled
-from tunesmith.sweep.results import SweepRecord, front
+from tunesmith.sweep.results import SweepRecord, front, weighed
 
-UNITS = {"train/tokens": "tokens of the whole training", "adapter/parameters": "trained weights"}
+UNITS = {
+    "train/tokens": "tokens of the whole training",
+    "adapter/parameters": "trained weights",
+    "latency": "seconds for a token of a reply, measured",
+}
 
 
 def compromises(record: SweepRecord, draw: Drawing) -> str:
@@ -18,7 +22,7 @@ def compromises(record: SweepRecord, draw: Drawing) -> str:
     header = [*heads("trial"), *heads("tune loss", *record.costs, "primary", numbers=True), *heads("parameters")]
     rows = []
     for trial in best:
-        costs = [f"{trial.costs[name]:,.0f}" for name in record.costs]
+        costs = [written(trial.costs[name]) for name in record.costs]
         cells = [amount(trial.last_loss), *costs, amount(trial.primary)]
         parameters = word(describe(trial.params))
         kind = "best" if trial.number == record.winner else ""
@@ -32,13 +36,17 @@ def compromises(record: SweepRecord, draw: Drawing) -> str:
     return section("Loss against cost", note(text), f'<div class="{layout}">{drawn}</div>', table(header, rows))
 
 
+def written(cost: float) -> str:
+    """A cost as text: whole numbers in full, parts of a second to three digits."""
+    return f"{cost:,.0f}" if cost >= 100 else f"{cost:.3g}"
+
+
 def against(record: SweepRecord, name: str) -> go.Figure:
     """Tune loss of the trials trained in full over one cost, the front among them joined."""
     best = sorted(front(record), key=lambda trial: trial.costs[name])
     numbers = {trial.number for trial in best}
-    whole = [t for t in record.trials if t.state == "complete" and t.last_loss is not None and t.costs]
-    others = [trial for trial in whole if trial.number not in numbers]
-    hover = "trial %{customdata}: %{y:.3f} at %{x:,.0f}<extra></extra>"
+    others = [trial for trial in weighed(record) if trial.number not in numbers]
+    hover = "trial %{customdata[0]}: %{y:.3f} at %{customdata[1]}<extra></extra>"
     figure = go.Figure()
     for trials, label, colour, mode in (
         (others, "beaten", GREY, "markers"),
@@ -46,7 +54,8 @@ def against(record: SweepRecord, name: str) -> go.Figure:
     ):
         x, y = [trial.costs[name] for trial in trials], [trial.last_loss for trial in trials]
         shape = {"color": colour, "shape": "hv", "width": 1.5}
-        given = {"customdata": [trial.number for trial in trials], "mode": mode, "hovertemplate": hover}
+        told = [[trial.number, written(trial.costs[name])] for trial in trials]
+        given = {"customdata": told, "mode": mode, "hovertemplate": hover}
         figure.add_trace(go.Scatter(x=x, y=y, name=label, marker={"color": colour, "size": 9}, line=shape, **given))
     figure.update_xaxes(title=UNITS[name], rangemode="tozero")
     figure.update_yaxes(title="tune loss")

@@ -14,7 +14,7 @@ from tunesmith.sweep.control import Desk, Request
 from tunesmith.sweep.crew import Crew, seats
 from tunesmith.sweep.executors import LocalWorker
 from tunesmith.sweep.lease import Lease
-from tunesmith.sweep.protocol import Items, Job, Ready, Segment, Sharing
+from tunesmith.sweep.protocol import Items, Job, Ready, Rival, Segment, Sharing
 from tunesmith.sweep.study import SweepStudy
 from tunesmith.tracking import runs, store
 from tunesmith.tracking.datasets import log_dataset
@@ -118,11 +118,12 @@ class Coordinator:
         fractions: tuple[float, ...] = (1.0,),
         until: float = 1.0,
         start: str | None = None,
+        rival: Rival | None = None,
     ) -> Segment:
         """A piece of a training of this sweep; a fresh one begins with the weights of the training `start`."""
         loss_rows = self.experiment.evaluation.trial_items // 2
         folder = str(self.folder / key)
-        job = Job(experiment, items, folder, fractions=fractions, loss_rows=loss_rows, slots=True)
+        job = Job(experiment, items, folder, fractions=fractions, loss_rows=loss_rows, slots=True, rival=rival)
         return Segment(key, job, until, start=str(self.folder / start) if start else None)
 
     @property

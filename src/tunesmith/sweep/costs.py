@@ -2,8 +2,25 @@
 
 from tunesmith.config.experiment import Experiment
 from tunesmith.config.space import SearchSpace
+from tunesmith.errors import ConfigError
 
-MEMORY = "memory_mb"
+MEMORY, LATENCY = "memory_mb", "latency"
+GENERATING = ("extract", "extractive", "generation", "rouge", "adversarial")  # measures that need a reply
+
+
+def check(space: SearchSpace, experiment: Experiment) -> None:
+    """Raise `ConfigError` where latency is to be weighed and no task of the trials has replies to time."""
+    from tunesmith.data.tasks import load_tasks
+
+    if LATENCY not in space.costs:
+        return
+    tasks = load_tasks(experiment)
+    measures = {tasks[name].measure for name in experiment.evaluation.names}
+    if not measures & {*GENERATING, "lm_eval"}:
+        raise ConfigError(
+            f"{space.where('costs')}: {LATENCY} is measured while replies are generated, which none of the tasks "
+            f"{', '.join(experiment.evaluation.names) or '(none)'} needs; add such a task or leave {LATENCY} out"
+        )
 
 
 def wanted(space: SearchSpace) -> bool:
@@ -12,7 +29,10 @@ def wanted(space: SearchSpace) -> bool:
 
 
 def quote(experiment: Experiment) -> dict[str, float]:
-    """Costs of a whole training by name, and `memory_mb`, the estimate of its peak."""
+    """Costs of a whole training by name, and `memory_mb`, the estimate of its peak.
+
+    Latency is no part of it: that is measured when the trained model is scored.
+    """
     from tunesmith.train.plan import make_plan
 
     plan = make_plan(experiment)

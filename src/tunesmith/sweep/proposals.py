@@ -1,6 +1,7 @@
 """What to try next: a function of the trials so far. Pure but for the sampler's own arithmetic."""
 
 import itertools
+import statistics
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,6 +15,7 @@ from optuna.distributions import (
 from optuna.trial import FrozenTrial, TrialState
 
 from tunesmith.config.space import Choices, FloatRange, IntRange, SearchSpace
+from tunesmith.sweep.costs import LATENCY
 
 WARM_START = 10  # trials that a warm start needs: it learns from the best tenth
 SEEN = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING)
@@ -72,14 +74,17 @@ def _where_it_stands(trial: FrozenTrial) -> FrozenTrial:
 def _at_first_rung(trials: Sequence[FrozenTrial], costs: Sequence[str]) -> list[FrozenTrial]:
     """Every trial complete with its first rung's loss and its costs, for samplers that read complete ones alone.
 
-    One that has no loss yet, or is infeasible, counts as the worst so far.
+    One that has no loss yet, or is infeasible, counts as the worst so far. A latency that was not measured, since the
+    trial was never scored, counts as the median of the others; before any was measured, as 0.
     """
+    measured = [t.user_attrs["costs"][LATENCY] for t in trials if LATENCY in t.user_attrs.get("costs", {})]
+    usual = {LATENCY: statistics.median(measured or [0.0])}
     losses = [None if "infeasible" in trial.user_attrs else first_loss(trial) for trial in trials]
     worst = max((loss for loss in losses if loss is not None), default=None)
     values = [worst if loss is None else loss for loss in losses]
     return [
         optuna.trial.create_trial(
-            values=[value, *(trial.user_attrs["costs"][name] for name in costs)],
+            values=[value, *({**usual, **trial.user_attrs["costs"]}[name] for name in costs)],
             params=trial.params,
             distributions=trial.distributions,
         )

@@ -4,10 +4,18 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from tunesmith.config.experiment import Experiment
-from tunesmith.records import Scores, TrainedRun
+from tunesmith.records import Beaten, Scores, TrainedRun
 
 Items = Literal["trial", "confirmation", "tune", "holdout", "bench"]
 """A split; or of tune a few rows (trial), or all rows of the primary metric's file and a few others (confirmation)."""
+
+
+@dataclass(frozen=True)
+class Rival:
+    """A trial that another is raced against: its number, and its value for each item of the primary metric."""
+
+    trial: int
+    values: dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -29,6 +37,8 @@ class Job:
     """Which tasks and suites to score; all tasks and no suite when empty."""
     slots: bool = False
     """Train in the slots engine where that covers the experiment."""
+    rival: Rival | None = None
+    """Stop scoring when the result is beyond doubt worse than this trial's."""
 
 
 @dataclass(frozen=True)
@@ -152,10 +162,16 @@ class Paused:
 
 @dataclass(frozen=True)
 class Done:
-    """The job ended well."""
+    """The job ended well.
+
+    `beaten` says that scoring stopped early, so that `scores` are those of some items of the primary task only.
+    `latency` is the measured time in seconds for each token of the replies; None where none were generated.
+    """
 
     scores: Scores
     trained: TrainedRun | None = None
+    beaten: Beaten | None = None
+    latency: float | None = None
 
 
 @dataclass(frozen=True)

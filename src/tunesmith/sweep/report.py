@@ -128,7 +128,7 @@ def leaderboard(record: SweepRecord) -> str:
 def end(record: SweepRecord, trial: TrialRecord) -> str:
     """The cell that says how a trial ended, with the reason where that is not another trial's being better."""
     name = figures.group(trial)
-    why = trial.reason if trial.state in {"infeasible", "failed"} else ""
+    why = trial.reason if trial.state in {"infeasible", "failed"} else trial.raced
     told = f'<br><span class="why">{html.escape(why)}</span>' if why else ""
     return f'<td><span class="end">{mark(figures.groups(record)[name])}{html.escape(name)}</span>{told}</td>'
 

@@ -44,7 +44,9 @@ class TrialRecord:
     source: str
     """What proposed it, such as `grid`, `tpe` or `added`."""
     costs: Mapping[str, float] = field(default_factory=dict)
-    """What the whole training costs beside its loss, by name."""
+    """What it costs beside its loss, by name; a latency only where the trial was scored."""
+    raced: str = ""
+    """Why its scoring stopped early, if it did; such a trial is never the best."""
 
     @property
     def judged(self) -> dict[int, float]:
@@ -107,7 +109,7 @@ class SweepRecord:
 
     def ranking(self) -> list[TrialRecord]:
         """Trials that count and have a loss, best first: the further one got, then the lower its loss."""
-        counted = [trial for trial in self.trials if trial.state in {"complete", "halved"} and trial.judged]
+        counted = [t for t in self.trials if t.state in {"complete", "halved"} and t.judged and not t.raced]
         return sorted(counted, key=lambda trial: (-max(trial.judged), list(trial.judged.values())[-1], trial.number))
 
 
@@ -120,10 +122,16 @@ def overfitting_point(trial: TrialRecord) -> tuple[float, float] | None:
 
 def front(record: SweepRecord) -> list[TrialRecord]:
     """The trials trained in full that no other beats in loss and in every cost (the Pareto front), by loss."""
-    known = [t for t in record.trials if t.state == "complete" and t.last_loss is not None and t.costs]
+    known = weighed(record)
     values = {t.number: (t.last_loss or 0.0, *(t.costs[name] for name in record.costs)) for t in known}
     best = [t for t in known if not any(beats(other, values[t.number]) for other in values.values())]
     return sorted(best, key=lambda t: values[t.number])
+
+
+def weighed(record: SweepRecord) -> list[TrialRecord]:
+    """The trials trained in full of which the loss and every cost is known."""
+    whole = [trial for trial in record.trials if trial.state == "complete" and trial.last_loss is not None]
+    return [trial for trial in whole if record.costs and trial.costs.keys() >= set(record.costs)]
 
 
 def beats(one: Sequence[float], other: Sequence[float]) -> bool:

@@ -7,20 +7,19 @@ from optuna.trial import FrozenTrial, TrialState
 
 from tunesmith.config import overrides
 from tunesmith.errors import OutcomeError
-from tunesmith.progress import describe
-from tunesmith.sweep import costs
+from tunesmith.sweep import costs, racing
 from tunesmith.sweep import study as studies
 from tunesmith.sweep.board import HEADS, SHOWN, Pace, board
 from tunesmith.sweep.budget import Budget
 from tunesmith.sweep.coordinator import SHARING, Coordinator, name_of, number_of
 from tunesmith.sweep.crew import MAX_DEATHS, Task, persistent
 from tunesmith.sweep.executors import LocalWorker, WorkerDied
-from tunesmith.sweep.following import Follower, describe_end, log_training
-from tunesmith.sweep.protocol import Done, Ended, Failed, Paused, Segment, Sharing
+from tunesmith.sweep.following import Follower
+from tunesmith.sweep.outcomes import Outcomes
+from tunesmith.sweep.protocol import Ended, Rival, Segment, Sharing
 from tunesmith.sweep.trial_runs import TrialRuns
 from tunesmith.tracking import runs
 from tunesmith.tracking.runs import Killed, Run
-from tunesmith.tracking.scores import log_scores
 
 WAIT_SECONDS = 0.5
 WALL_SECONDS = "search_seconds"
@@ -42,7 +41,7 @@ class Search:
         self.began = time.monotonic()
         self.waiting = self.study.recover()
         self.running: set[int] = set()
-        self.runs = TrialRuns(coordinator)
+        self.runs, self.outcomes = TrialRuns(coordinator), Outcomes(coordinator)
         self.preparing: list[Task] = []
 
     def run(self) -> None:
@@ -147,15 +146,8 @@ class Search:
         self.study.remember(trial.number, costs=quoted)
         reason = costs.too_large(self.space, quoted)
         if reason:
-            self._infeasible(trial, reason, self.runs.of(trial))
+            self.outcomes.infeasible(trial, reason, self.runs.of(trial))
         return not reason
-
-    def _infeasible(self, trial: FrozenTrial, reason: str, run: Run) -> None:
-        """End a trial because of its parameters."""
-        self.study.remember(trial.number, infeasible=reason)
-        self.study.prune(trial.number)
-        run.finish("FAILED", reason=reason)
-        self.progress.note(f"  trial {trial.number:>3}  {describe(trial.params)}: {reason}")
 
     def _may_ask(self) -> bool:
         """Whether another trial may begin."""
@@ -181,7 +173,18 @@ class Search:
             fractions=self.rungs,
             until=self.rungs[rung - 1],
             start=None if warm is None else name_of(warm),
+            rival=self._rival(trial) if rung == len(self.rungs) else None,
         )
+
+    def _rival(self, trial: FrozenTrial) -> Rival | None:
+        """Whom a trial is raced against: the best there was when it was first sent to its end."""
+        if not self.coordinator.experiment.evaluation.racing:
+            return None
+        if "rival" not in trial.user_attrs:
+            best = racing.incumbent(self.study.trials(TrialState.COMPLETE))
+            self.study.remember(trial.number, rival=best)
+        best = trial.user_attrs["rival"]
+        return None if best is None else racing.rival(self.study.trials()[best])
 
     def _train(self, worker: LocalWorker, segments: tuple[Segment, ...], sharing: Sharing) -> None:
         lane = Lane(self, segments)
@@ -222,48 +225,16 @@ class Search:
         self.coordinator.lease.check()
         number = number_of(ended.key)
         trial = self.study.trials()[number]
-        line = f"  trial {number:>3}  {describe(trial.params)}:"
-        outcome = ended.outcome
-        if isinstance(outcome, Paused):
-            self.study.report(number, outcome.tune_loss, fraction=outcome.fraction)
-            self._remember_spent(trial, tokens=outcome.tokens, seconds=outcome.seconds, steps=outcome.steps)
-            self.progress.note(f"{line} tune/loss {outcome.tune_loss:.3f} after {outcome.fraction:.0%}")
-            reason = costs.too_slow(self.space, outcome.seconds, fraction=outcome.fraction)
-            if reason:
-                self._infeasible(trial, reason, run)
-        elif isinstance(outcome, Done):
-            self._complete(number, outcome, run, line)
-        elif isinstance(outcome, Failed):
-            self._infeasible(trial, outcome.message, run)
+        self.outcomes.record(trial, ended.outcome, run)
         self.running.discard(number)
         self._show()
         self.lock.notify_all()
-
-    def _remember_spent(self, trial: FrozenTrial, **spent: float) -> None:
-        """Note what a trial has taken so far; it went on well, so its worker's deaths count no more."""
-        self.study.remember(trial.number, spent=spent)
-        if trial.user_attrs.get("deaths"):
-            self.study.remember(trial.number, deaths=0)
 
     def _show(self) -> None:
         study, wanted = self.study, self.budget.trials + self.study.added()
         pace = Pace(study.begun(), study.known.reports, time.monotonic() - self.began)
         shown = board(study.ranking(SHOWN), self.ladder, trials=wanted, pace=pace)
         self.progress.table(shown.title, HEADS, shown.rows)
-
-    def _complete(self, number: int, done: Done, run: Run, line: str) -> None:
-        assert done.trained is not None  # noqa: S101 - a training was asked for
-        metrics, primary = done.trained.metrics, self.coordinator.experiment.evaluation.primary
-        loss = metrics["tune/loss"]
-        self.study.report(number, loss, fraction=1.0)
-        steps = done.trained.curves["train/loss"][-1][0]
-        spent = {"tokens": metrics["train/tokens"], "seconds": metrics["train/seconds"], "steps": steps}
-        self.study.remember(number, spent=spent, primary=done.scores.metrics[primary])
-        log_training(run, done.trained)
-        log_scores(run, done.scores)
-        self.study.complete(number, loss)
-        run.finish("FINISHED")
-        self.progress.note(f"{line} {describe_end(done.scores, done.trained, primary)}")
 
     def _close(self) -> None:
         """End the trials that still wait on a rung: others were better there."""

@@ -48,7 +48,10 @@ class Trials:
         return sorted(found, key=lambda trial: trial.number)
 
     def ranking(self, most: int | None = None) -> list[FrozenTrial]:
-        """Trials that have a value, best first: the further one got, then the lower its loss."""
+        """Trials that have a value, best first: the further one got, then the lower its loss.
+
+        One that lost a race on the primary metric is none of them, however low its loss.
+        """
         return [self.all[number] for *_, number in islice(self._ranked, most)]
 
     def create(
@@ -120,7 +123,7 @@ class Trials:
         known = self._places.pop(trial.number, None)
         if known is not None:
             del self._ranked[bisect_left(self._ranked, known)]
-        if trial.state in RANKED and trial.intermediate_values:
+        if trial.state in RANKED and trial.intermediate_values and "raced" not in trial.user_attrs:
             place = (-max(trial.intermediate_values), comparable(last_value(trial)), trial.number)
             self._places[trial.number] = place
             insort(self._ranked, place)

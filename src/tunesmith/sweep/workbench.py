@@ -2,20 +2,22 @@
 
 import functools
 import pathlib
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
 from typing import Any
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from tunesmith.config.experiment import Experiment
+from tunesmith.config.task import Task
 from tunesmith.data.dataset import load_dataset, training_rows
 from tunesmith.data.digest import digest_of
 from tunesmith.data.formats import as_conversation
 from tunesmith.data.split import stratified
 from tunesmith.data.tasks import fewer_items, load_items, load_tasks
-from tunesmith.evaluate.harness import Base, score
+from tunesmith.evaluate.harness import live_model, score
+from tunesmith.evaluate.live import Base
 from tunesmith.evaluate.pairs import pair_scores
 from tunesmith.evaluate.replies import reply_scores, together
 from tunesmith.models.architecture import architecture_of
@@ -27,6 +29,7 @@ from tunesmith.models.references import resolve
 from tunesmith.models.reward import pair_margins
 from tunesmith.records import Row, Scores
 from tunesmith.sweep.protocol import Done, Items, Job, Ready, Sharing
+from tunesmith.sweep.racing import race
 from tunesmith.train.encode import mask_preview, render, supervised_share
 from tunesmith.train.method import Method, method_of
 from tunesmith.train.recorder import Recorder, Reporter, TrainingData
@@ -77,10 +80,10 @@ class Workbench:
         """Score what the training begins with, or the saved adapter that the job names."""
         adapter = pathlib.Path(job.adapter) if job.adapter else self.model.adapter
         if adapter is None or (job.adapter is None and job.experiment.method.kind == "reward"):
-            return self._score(start_of(self.base, job.experiment), job)
+            return self._score(start_of(self.base, job.experiment), job).scores
         model = attach_saved(self.base, adapter)
         try:
-            return self._checked_scores(model, job)
+            return self._checked_scores(model, job).scores
         finally:
             release(model)
 
@@ -90,7 +93,7 @@ class Workbench:
         base = start_of(self.base, job.experiment)
         training = trained_adapter(base, self.tokenizer, job.experiment, recorder, folder=folder, slots=job.slots)
         with training as (model, trained):
-            return Done(self._checked_scores(model, job), trained)
+            return replace(self._checked_scores(model, job), trained=trained)
 
     def training_data(self, job: Job) -> TrainingData:
         """The encoded rows of a training job."""
@@ -106,9 +109,9 @@ class Workbench:
     def finish(self, model: PreTrainedModel, job: Job, recorder: Recorder) -> Done:
         """Save the adapter of a finished training and score it."""
         trained = save_adapter(model, recorder, pathlib.Path(job.folder))
-        return Done(self._checked_scores(model, job), trained)
+        return replace(self._checked_scores(model, job), trained=trained)
 
-    def _checked_scores(self, model: PreTrainedModel, job: Job) -> Scores:
+    def _checked_scores(self, model: PreTrainedModel, job: Job) -> Done:
         adapter_effect(model, self.tokenizer, self.probe, base=self.base)
         return self._score(model, job)
 
@@ -128,19 +131,31 @@ class Workbench:
         most = min(limits["most"], DEFAULT_LIMITS.most)  # as in a training that nobody shares, so that bits agree
         return Sharing(min(limits["fuse"], most), most, row_tokens, ratios)
 
-    def _score(self, model: PreTrainedModel, job: Job) -> Scores:
+    def _score(self, model: PreTrainedModel, job: Job) -> Done:
         evaluation, items = self.experiment.evaluation, job.items
         tasks = {name: self.tasks[name] for name in job.tasks or evaluation.names}
         split = "tune" if items in {"trial", "confirmation"} else items
         own = None if job.tasks else OWN_SCORES.get(self.experiment.method.kind)
         if not tasks and own is not None:
-            return own(self, model, items, split)
+            return Done(own(self, model, items, split))
         chosen = load_items(tasks, self.experiment, split)
         if split != items:
             chosen = fewer_items(chosen, tasks, self.experiment, keep_primary=items == "confirmation")
-        base, size = Base(self.base, self.model.sha256), evaluation.batch_size
-        scores = score(model, self.tokenizer, tasks, chosen, split=split, batch_size=size, base=base)
-        return scores if own is None else together(scores, own(self, model, items, split))
+        size, base = evaluation.batch_size, Base(self.base, self.model.sha256)
+        live = live_model(model, self.tokenizer, batch_size=size, base=base)
+
+        def scored(tasks: Mapping[str, Task], items: Mapping[str, Sequence[Row]]) -> Scores:
+            return score(model, self.tokenizer, tasks, items, split=split, batch_size=size, live=live)
+
+        if job.rival is not None:
+            name = evaluation.primary.split("/")[1]
+            only = {name: tasks[name]}
+            lost = race(lambda rows: scored(only, {name: rows}), chosen[name], job.rival, evaluation.primary)
+            if lost is not None:
+                return Done(lost[0], beaten=lost[1], latency=live.latency)
+        scores = scored(tasks, chosen)
+        scores = scores if own is None else together(scores, own(self, model, items, split))
+        return Done(scores, latency=live.latency)
 
     def judged_rows(self, items: Items, split: str) -> Sequence[Row]:
         """The rows that a method's own task is scored on; a trial is scored on a few."""

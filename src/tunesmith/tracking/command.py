@@ -1,5 +1,6 @@
 """The exact command that repeats a run alone."""
 
+import functools
 import json
 import os
 import pathlib
@@ -20,12 +21,15 @@ def run_command(experiment: Experiment) -> str:
 
 def changes(experiment: Experiment, under: str | tuple[str, ...] = "") -> dict[str, str]:
     """The fields, their names beginning so, that differ from the experiment's file, each with its value as text."""
-    original = overrides.values_of(Experiment.from_yaml(experiment.path), under)
-    return {
-        name: _text(value)
-        for name, value in overrides.values_of(experiment, under).items()
-        if value != original.get(name)
-    }
+    written = overrides.values_of(_as_written(experiment.path, experiment.path.stat().st_mtime_ns), under)
+    values = overrides.values_of(experiment, under)
+    return {name: _text(value) for name, value in values.items() if value != written.get(name)}
+
+
+@functools.lru_cache(maxsize=8)
+def _as_written(path: pathlib.Path, _written: int) -> Experiment:
+    """An experiment as its file has it, read once as long as that is not written again: a sweep asks at each trial."""
+    return Experiment.from_yaml(path)
 
 
 def relative_to_project(path: pathlib.Path) -> str:

@@ -1,0 +1,93 @@
+"""How segments end, written down: in the study first, then on the trial's run."""
+
+from optuna.trial import FrozenTrial
+
+from tunesmith.progress import describe
+from tunesmith.sweep import costs, racing
+from tunesmith.sweep.coordinator import Coordinator
+from tunesmith.sweep.following import describe_end, log_training
+from tunesmith.sweep.protocol import Done, Failed, Outcome, Paused
+from tunesmith.tracking.runs import Run
+from tunesmith.tracking.scores import log_scores
+
+
+class Outcomes:
+    """Records what came of the segments of a search."""
+
+    def __init__(self, coordinator: Coordinator) -> None:
+        self.coordinator, self.study = coordinator, coordinator.study
+        self.space, self.progress = coordinator.space, coordinator.progress
+        self.evaluation = coordinator.experiment.evaluation
+
+    def record(self, trial: FrozenTrial, outcome: Outcome, run: Run) -> None:
+        """Record how a segment of a trial ended."""
+        if isinstance(outcome, Paused):
+            self._paused(trial, outcome, run)
+        elif isinstance(outcome, Done):
+            self._done(trial, outcome, run)
+        elif isinstance(outcome, Failed):
+            self.infeasible(trial, outcome.message, run)
+
+    def infeasible(self, trial: FrozenTrial, reason: str, run: Run) -> None:
+        """End a trial because of its parameters."""
+        self.study.remember(trial.number, infeasible=reason)
+        self.study.prune(trial.number)
+        run.finish("FAILED", reason=reason)
+        self.progress.note(f"{line(trial)} {reason}")
+
+    def _paused(self, trial: FrozenTrial, paused: Paused, run: Run) -> None:
+        self.study.report(trial.number, paused.tune_loss, fraction=paused.fraction)
+        self._remember_spent(trial, tokens=paused.tokens, seconds=paused.seconds, steps=paused.steps)
+        self.progress.note(f"{line(trial)} tune/loss {paused.tune_loss:.3f} after {paused.fraction:.0%}")
+        reason = costs.too_slow(self.space, paused.seconds, fraction=paused.fraction)
+        if reason:
+            self.infeasible(trial, reason, run)
+
+    def _remember_spent(self, trial: FrozenTrial, **spent: float) -> None:
+        """Note what a trial has taken so far; it went on well, so its worker's deaths count no more."""
+        self.study.remember(trial.number, spent=spent)
+        if trial.user_attrs.get("deaths"):
+            self.study.remember(trial.number, deaths=0)
+
+    def _done(self, trial: FrozenTrial, done: Done, run: Run) -> None:
+        """A trial was trained to its end, and scored as far as that made sense."""
+        assert done.trained is not None  # noqa: S101 - a training was asked for
+        metrics, loss = done.trained.metrics, done.trained.metrics["tune/loss"]
+        self.study.report(trial.number, loss, fraction=1.0)
+        steps = done.trained.curves["train/loss"][-1][0]
+        self._remember_spent(trial, tokens=metrics["train/tokens"], seconds=metrics["train/seconds"], steps=steps)
+        self._remember_latency(trial, done, run)
+        log_training(run, done.trained)
+        if done.beaten is None:
+            how = self._scored(trial, done, run)
+        else:
+            how = racing.reason(done.beaten, trial.user_attrs["rival"])
+            self.study.remember(trial.number, raced=how)
+            run.metrics({"racing/items": done.beaten.seen, "racing/p_value": done.beaten.p_value})
+            run.tags({"raced": how})
+        self.study.complete(trial.number, loss)
+        run.finish("FINISHED")
+        self.progress.note(f"{line(trial)} {how}")
+
+    def _scored(self, trial: FrozenTrial, done: Done, run: Run) -> str:
+        assert done.trained is not None  # noqa: S101 - as above
+        primary = self.evaluation.primary
+        self.study.remember(trial.number, primary=done.scores.metrics[primary])
+        if self.evaluation.racing:
+            self.study.remember(trial.number, scored=racing.scored(done.scores, primary))
+        log_scores(run, done.scores)
+        return describe_end(done.scores, done.trained, primary)
+
+    def _remember_latency(self, trial: FrozenTrial, done: Done, run: Run) -> None:
+        """Note how long a token of a reply took; where that is a cost, the sampler learns it."""
+        if done.latency is None:
+            return
+        run.metrics({costs.LATENCY: done.latency})
+        if costs.LATENCY in self.space.costs:
+            known = trial.user_attrs.get("costs", {})
+            self.study.remember(trial.number, costs={**known, costs.LATENCY: done.latency})
+
+
+def line(trial: FrozenTrial) -> str:
+    """How a line about a trial begins."""
+    return f"  trial {trial.number:>3}  {describe(trial.params)}:"
