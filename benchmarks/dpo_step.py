@@ -30,6 +30,7 @@ from tunesmith.models.references import resolve
 from tunesmith.train import dpo
 from tunesmith.train.order import EpochOrder
 from tunesmith.train.pairs import Pair
+from tunesmith.train.preference import both
 from tunesmith.train.recorder import TrainingData
 from tunesmith.train.slots.engine import Engine
 from tunesmith.train.slots.slot import Plan
@@ -87,9 +88,10 @@ def slots_side(bench: Bench, data: TrainingData) -> float:
 
 
 def ask(bench: Bench, data: TrainingData) -> float:
-    """Seconds that the reference takes to learn about all rows."""
-    objective = Plan.of(bench.experiment, data).objective
-    return timed(lambda: objective.prepare(bench.base, data, batch_size=bench.experiment.evaluation.batch_size))
+    """Seconds that the slots engine takes to ask the reference about all rows; a single run's way is asked too."""
+    data.reference.learn(bench.base, both(data.train), batch_size=bench.experiment.evaluation.batch_size)
+    engine, plan = Engine(bench.base, LIMITS), Plan.of(bench.experiment, data)
+    return timed(lambda: plan.objective.prepare(data, partial(engine.ask, plan), dtype=bench.base.dtype))
 
 
 def measure(bench: Bench, rounds: Sequence[Sequence[Pair]]) -> tuple[dict[str, list[float]], list[float]]:

@@ -4,7 +4,6 @@ import contextlib
 import copy
 import json
 import pathlib
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -140,16 +139,6 @@ def attach_saved(base: PreTrainedModel, folder: pathlib.Path) -> PreTrainedModel
     if read_config(folder).get("task_type") == "SEQ_CLS":
         base = with_head(base, seed=0)
     return PeftModel.from_pretrained(base, folder).eval()
-
-
-@contextlib.contextmanager
-def holding(base: PreTrainedModel, adapter: pathlib.Path | None) -> Iterator[PreTrainedModel]:
-    """The network with a saved adapter in it, or bare when None is given; bare again afterwards."""
-    model = attach_saved(base, adapter) if adapter else base
-    try:
-        yield network_of(model)
-    finally:
-        release(model)
 
 
 def release(model: PreTrainedModel | PeftModel) -> None:

@@ -18,7 +18,7 @@ from tunesmith.train.encode import IGNORED
 from tunesmith.train.method import Method
 from tunesmith.train.order import EpochOrder
 from tunesmith.train.pairs import Pair, encode_pairs
-from tunesmith.train.preference import both, learn_reference, pair_figures
+from tunesmith.train.preference import both, pair_figures
 from tunesmith.train.recorder import TrainingData
 from tunesmith.train.reference import policy_logprobs
 from tunesmith.train.replies import grouped, token_logprobs
@@ -87,7 +87,9 @@ def build_trainer(
     `model` must hold the reference policy now: the bare base under a fresh adapter, or the parent's adapter.
     """
     method = config_of(experiment)
-    values = learn_reference(model.get_base_model().eval(), data, batch_size=experiment.evaluation.batch_size)
+    network, at_once = model.get_base_model().eval(), experiment.evaluation.batch_size
+    data.reference.learn(network, both(data.tune), batch_size=at_once)
+    values = data.reference.learn(network, both(data.train), batch_size=at_once)
     columns = {
         "prompt_ids": [pair.prompt for pair in data.train],
         "chosen_ids": [pair.chosen for pair in data.train],

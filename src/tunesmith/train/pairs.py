@@ -54,11 +54,7 @@ class Pair:
     @property
     def texts(self) -> tuple[Encoded, Encoded]:
         """The prompt with the chosen reply, and with the rejected one; the replies are labelled."""
-        quiet = [IGNORED] * len(self.prompt)
-        chosen, rejected = (
-            Encoded([*self.prompt, *reply], [*quiet, *reply], self.truncated) for reply in (self.chosen, self.rejected)
-        )
-        return chosen, rejected
+        return labelled(self.prompt, self.chosen), labelled(self.prompt, self.rejected)
 
 
 @dataclass(frozen=True)
@@ -73,6 +69,11 @@ class Prompt:
     def supervised(self) -> int:
         """No token of it counts in a loss."""
         return 0
+
+
+def labelled(prompt: Sequence[int], reply: Sequence[int]) -> Encoded:
+    """A prompt and a reply as one text, the reply labelled."""
+    return Encoded([*prompt, *reply], [IGNORED] * len(prompt) + [*reply], truncated=False)
 
 
 def encode_reply(

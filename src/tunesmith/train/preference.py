@@ -4,26 +4,15 @@ from collections.abc import Sequence
 
 import torch
 from torch.nn.functional import logsigmoid
-from transformers import PreTrainedModel
 
 from tunesmith.config.method import DpoConfig
 from tunesmith.train.pairs import Pair
-from tunesmith.train.recorder import TrainingData
 from tunesmith.train.reference import Asked
 
 
 def both(pairs: Sequence[Pair]) -> list[Asked]:
     """Each pair's prompt with the chosen reply, then with the rejected one."""
     return [(pair.prompt, reply) for pair in pairs for reply in (pair.chosen, pair.rejected)]
-
-
-def learn_reference(network: PreTrainedModel, data: TrainingData, *, batch_size: int) -> list[float]:
-    """Have the reference know the replies of all pairs; returns the values of the training rows, as `both` orders them.
-
-    `network` must hold the reference policy now.
-    """
-    data.reference.learn(network, both(data.tune), batch_size=batch_size)
-    return data.reference.learn(network, both(data.train), batch_size=batch_size)
 
 
 def pair_figures(

@@ -8,8 +8,10 @@ them; rank, seed and learning rate are not.
 import hashlib
 import json
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cached_property, partial
 
+import torch
 from transformers import PreTrainedModel
 
 from tunesmith import manifest
@@ -22,37 +24,49 @@ Asked = tuple[list[int], list[int]]
 
 
 class Reference:
-    """What the policy with these weights thinks of replies; kept on disk under `weights`, their SHA-256, if given."""
+    """What the policy with these weights thinks of replies; kept on disk under `weights`, their SHA-256, if given.
 
-    def __init__(self, weights: str = "") -> None:
-        self.weights = weights
+    `way` tells ways of computing it apart: in bfloat16 they differ by as much as a nat a reply, so a policy is
+    compared with a reference that was computed as it is.
+    """
+
+    def __init__(self, weights: str = "", way: str = "") -> None:
+        self.weights, self.way = weights, way
         self.values: dict[str, float] = {}
+
+    @cached_property
+    def in_slots(self) -> "Reference":
+        """The same policy as the slots engine computes it."""
+        return Reference(self.weights, "slots")
 
     def learn(self, network: PreTrainedModel, asked: Sequence[Asked], *, batch_size: int) -> list[float]:
         """Summed log-probability in nats of each reply under `network`, which must hold the reference policy now."""
-        path = self._path(network)
+        ask = partial(policy_logprobs, network, batch_size=batch_size)
+        return self.learn_by(ask, asked, dtype=network.dtype)
+
+    def learn_by(
+        self, ask: Callable[[Sequence[Asked]], list[float]], asked: Sequence[Asked], *, dtype: torch.dtype
+    ) -> list[float]:
+        """As `learn`, by a function that is asked what is not known yet; it computes in `dtype`."""
+        path = self._path(dtype)
         if path is not None and any(key_of(*pair) not in self.values for pair in asked):
             self.values |= read(path)
         wanted = {key: pair for pair in asked if (key := key_of(*pair)) not in self.values}
         if wanted:
-            found = policy_logprobs(network, list(wanted.values()), batch_size=batch_size)
+            found = ask(list(wanted.values()))
             self.values |= dict(zip(wanted, found, strict=True))
             if path is not None:
                 with manifest.writing_file(path) as aside:
                     aside.write_text(json.dumps({**read(path), **self.values}), encoding="utf-8")
         return self.of(asked)
 
-    def knows(self, asked: Sequence[Asked]) -> bool:
-        """Whether all these replies were learnt before."""
-        return all(key_of(*pair) in self.values for pair in asked)
-
     def of(self, asked: Sequence[Asked]) -> list[float]:
         """The values of replies that were learnt before."""
         return [self.values[key_of(*pair)] for pair in asked]
 
-    def _path(self, network: PreTrainedModel) -> pathlib.Path | None:
-        name = f"{self.weights[:32]}-{str(network.dtype).removeprefix('torch.')}.json"
-        return cache_folder() / "reference" / name if self.weights else None
+    def _path(self, dtype: torch.dtype) -> pathlib.Path | None:
+        parts = (self.weights[:32], str(dtype).removeprefix("torch."), self.way)
+        return cache_folder() / "reference" / f"{'-'.join(filter(None, parts))}.json" if self.weights else None
 
 
 def policy_logprobs(network: PreTrainedModel, asked: Sequence[Asked], *, batch_size: int) -> list[float]:

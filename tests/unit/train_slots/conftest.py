@@ -1,6 +1,7 @@
 """Rows, pairs, plans over both, and a plain training to compare with."""
 
 import dataclasses
+from functools import partial
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ from tunesmith.train.order import epoch_order, steps_per_epoch
 from tunesmith.train.pairs import Pair
 from tunesmith.train.recorder import TrainingData
 from tunesmith.train.reference import Reference
+from tunesmith.train.slots.engine import Engine
 from tunesmith.train.slots.slot import Plan
 
 PROMPT = list(range(40, 60))
@@ -97,7 +99,8 @@ def prepared(base, plan, *, tune=()):
     """A plan that knows what its reference policy thinks of its rows and of tune rows."""
     plan = dataclasses.replace(plan, reference=Reference())
     data = TrainingData(plan.rows, tune, parent=plan.parent, reference=plan.reference)
-    plan.objective.prepare(base, data, batch_size=4)
+    engine = Engine(base)
+    plan.objective.prepare(data, partial(engine.ask, plan), dtype=base.dtype)
     return plan
 
 

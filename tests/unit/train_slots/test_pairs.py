@@ -1,5 +1,6 @@
 """Preference pairs in the slots engine: what they are judged by, and the adapter that a training goes on with."""
 
+import dataclasses
 import math
 
 import pytest
@@ -11,7 +12,9 @@ from tunesmith.config.experiment import AdapterConfig
 from tunesmith.config.method import DpoConfig
 from tunesmith.errors import ModelError
 from tunesmith.train import dpo
+from tunesmith.train.preference import both
 from tunesmith.train.recorder import TrainingData
+from tunesmith.train.reference import Reference
 from tunesmith.train.slots.batch import build, count_nodes
 from tunesmith.train.slots.coverage import covers
 from tunesmith.train.slots.engine import Engine
@@ -50,6 +53,19 @@ def test_figures_of_tune_rows_are_those_that_the_method_measures(base, pairs, pr
         expected = dpo.measure(model, data.tune, experiment=made, data=known)
     assert {f"tune/{name}": value for name, value in found.items()} == pytest.approx(expected, rel=1e-4)
     assert found["loss"] != pytest.approx(math.log(2), abs=0.01)
+
+
+def test_before_the_first_step_policy_and_reference_agree_in_bfloat16(tiny_path, pairs, prepare):
+    """Computed by transformers instead, they would differ by rounding alone."""
+    base = AutoModelForCausalLM.from_pretrained(tiny_path, dtype=torch.bfloat16).eval()
+    engine = Engine(base)
+    plan = Plan(pairs, ADAPTER, DpoConfig(kind="dpo", beta=1.0), seed=2)
+    engine.join("ours", prepare(base, plan))
+    by_transformers = Reference()
+    by_transformers.learn(base, both(pairs), batch_size=4)
+    engine.join("theirs", dataclasses.replace(plan, reference=by_transformers))
+    margins = {key: [abs(engine.measure([key], [p])[key]["reward_margin"]) for p in pairs] for key in engine.slots}
+    assert sum(margins["ours"]) < 0.2 * sum(margins["theirs"])
 
 
 def test_an_adapter_that_is_gone_on_with_is_the_reference(base, pairs, plans, prepare, train_plainly, tmp_path):

@@ -15,6 +15,8 @@ from tunesmith.models.loading import attach_fresh, detach
 from tunesmith.train import checkpoint as checkpoints
 from tunesmith.train.checkpoint import Checkpoint
 from tunesmith.train.encode import Labelled
+from tunesmith.train.pairs import labelled
+from tunesmith.train.reference import Asked
 from tunesmith.train.slots.batch import build
 from tunesmith.train.slots.coverage import covers_adapter, covers_model, targeted
 from tunesmith.train.slots.layout import layout_of
@@ -52,19 +54,35 @@ class Engine:
         reason = covers_adapter(self.base, plan.adapter)
         if reason or key in self.slots:
             raise TrainingError(reason or f"slot {key} has joined already")
-        layout = layout_of(self.network.shapes, targeted(self.base, plan.adapter.targets), plan.adapter.rank)
-        weights = torch.zeros(layout.size, dtype=self.exact, device=self.network.device)
+        slot = self._slot(plan)
         if checkpoint is None:
-            with self._peft(plan, parent=plan.parent) as model:
-                drawn = peft_weights(model)
-            for name, own in layout.named(weights).items():
-                own.copy_(drawn.pop(name))
-            assert not drawn  # noqa: S101 - coverage has checked that PEFT adapts just these layers
-        slot = Slot(plan, layout, weights)
-        if checkpoint is not None:
+            self._begin(slot)
+        else:
             slot.restore(checkpoint)
         self.slots[key] = slot
         return slot
+
+    def _slot(self, plan: Plan) -> Slot:
+        layout = layout_of(self.network.shapes, targeted(self.base, plan.adapter.targets), plan.adapter.rank)
+        return Slot(plan, layout, torch.zeros(layout.size, dtype=self.exact, device=self.network.device))
+
+    def _begin(self, slot: Slot) -> None:
+        """Give a slot the weights that its training begins with."""
+        with self._peft(slot.plan, parent=slot.plan.parent) as model:
+            drawn = peft_weights(model)
+        for name, own in slot.layout.named(slot.weights.data).items():
+            own.copy_(drawn.pop(name))
+        assert not drawn  # noqa: S101 - coverage has checked that PEFT adapts just these layers
+
+    def ask(self, plan: Plan, asked: Sequence[Asked]) -> list[float]:
+        """Summed log-probability in nats of each reply under the policy that a plan begins with."""
+        slot = self._slot(plan)
+        self._begin(slot)
+        stack, found = Stack([slot.member], self.network.dtype), []
+        for part in plan_passes({0: [labelled(*one) for one in asked]}, self.limits):
+            losses = self.network.losses(build([part[0]], device=self.network.device), stack.groups)
+            found += [-float(own.sum()) for own in torch.split(losses, [row.supervised for row in part[0]])]
+        return found
 
     def leave(self, key: Key) -> None:
         """Remove a slot; the others go on as before."""

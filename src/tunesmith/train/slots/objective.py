@@ -9,17 +9,18 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
-from transformers import PreTrainedModel
 
 from tunesmith.config.method import DpoConfig
-from tunesmith.models.loading import holding
 from tunesmith.train.encode import Labelled
 from tunesmith.train.pairs import Pair
-from tunesmith.train.preference import both, learn_reference, pair_figures
+from tunesmith.train.preference import both, pair_figures
 from tunesmith.train.recorder import TrainingData
-from tunesmith.train.reference import Reference
+from tunesmith.train.reference import Asked, Reference
 from tunesmith.train.slots.padded import Span
 from tunesmith.train.slots.passes import Key
+
+Ask = Callable[[Sequence[Asked]], list[float]]
+"""Gives the summed log-probability in nats of each reply under the policy that a training begins with."""
 
 
 @dataclass(frozen=True)
@@ -36,8 +37,8 @@ class Judged:
 class Objective(Protocol):
     """What a slot minimises: a loss that is a mean over parts of its rows."""
 
-    def prepare(self, base: PreTrainedModel, data: TrainingData, *, batch_size: int) -> None:
-        """Learn what it takes from the policy that the training begins with; `base` is bare, and is so afterwards."""
+    def prepare(self, data: TrainingData, ask: Ask, *, dtype: torch.dtype) -> None:
+        """Learn what it takes of the policy that the training begins with; `ask` computes in `dtype`."""
 
     def size(self, rows: Sequence[Any]) -> int:
         """Over how many parts the loss of some rows is a mean."""
@@ -49,7 +50,7 @@ class Objective(Protocol):
 class TokenLoss:
     """The mean over all supervised tokens."""
 
-    def prepare(self, base: PreTrainedModel, data: TrainingData, *, batch_size: int) -> None:
+    def prepare(self, data: TrainingData, ask: Ask, *, dtype: torch.dtype) -> None:
         """It takes nothing."""
 
     def size(self, rows: Sequence[Labelled]) -> int:
@@ -68,11 +69,9 @@ class PairLoss:
     method: DpoConfig
     reference: Reference
 
-    def prepare(self, base: PreTrainedModel, data: TrainingData, *, batch_size: int) -> None:
-        """Ask the reference policy about all replies, once for all slots."""
-        if not self.reference.knows(both([*data.tune, *data.train])):
-            with holding(base, data.parent) as network:
-                learn_reference(network, data, batch_size=batch_size)
+    def prepare(self, data: TrainingData, ask: Ask, *, dtype: torch.dtype) -> None:
+        """Have the reference know all replies, once for all slots."""
+        self.reference.learn_by(ask, both([*data.tune, *data.train]), dtype=dtype)
 
     def size(self, rows: Sequence[Pair]) -> int:
         """The pairs."""

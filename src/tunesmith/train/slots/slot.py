@@ -45,7 +45,7 @@ class Plan:
     def of(cls, experiment: Experiment, data: TrainingData) -> "Plan":
         """The plan of an experiment over its encoded rows."""
         method, seed = experiment.method, experiment.seed
-        return cls(data.train, experiment.adapter, method, seed, data.reference, data.parent)
+        return cls(data.train, experiment.adapter, method, seed, data.reference.in_slots, data.parent)
 
     @cached_property
     def objective(self) -> Objective:
@@ -87,7 +87,7 @@ class StepResult:
 
     @property
     def loss(self) -> float:
-        """What is minimised, in nats."""
+        """What is minimised."""
         return self.values["loss"]
 
 

@@ -3,6 +3,7 @@
 import contextlib
 import pathlib
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import TypeVar
 
 from peft import PeftModel
@@ -40,7 +41,7 @@ class SlotTraining:
         self.engine, self.key, self.recorder, self.folder = engine, key, recorder, folder
         found = checkpoints.newest(folder, at_most=at_most) if folder and folder.is_dir() else None
         plan = Plan.of(experiment, recorder.data)
-        plan.objective.prepare(engine.base, recorder.data, batch_size=experiment.evaluation.batch_size)
+        plan.objective.prepare(recorder.data, partial(engine.ask, plan), dtype=engine.network.dtype)
         self.slot = engine.join(key, plan, found)
         self.saved = found.step if found else -1
         if found:
