@@ -27,7 +27,6 @@ from tunesmith.progress import Bar, Progress
 from tunesmith.records import AuditReport, Scores, TrainedRun, Verdict
 from tunesmith.registry import evidence, page, versions
 from tunesmith.registry.verify import read_json
-from tunesmith.sweep import costs
 from tunesmith.sweep.budget import Budget
 from tunesmith.sweep.closing import finish, log_search, log_winner
 from tunesmith.sweep.confirmation import Candidate, confirm
@@ -173,9 +172,7 @@ def sweep(
 def _sweep(
     experiment: Experiment, space: SearchSpace, policy: Policy, progress: Progress, *, budget: Budget, resume: Resume
 ) -> SweepOutcome:
-    check_sweepable(experiment)
-    space.check_against(experiment)
-    costs.check(space, experiment)
+    check_sweepable(experiment, space)
     report = preflight(experiment)
     parent, study = open_sweep(experiment, space, report, resume=resume)
     if budget.warm_start and resume is Resume.NO:

@@ -9,7 +9,7 @@ from tunesmith.errors import ConfigError
 from tunesmith.models.references import resolve
 from tunesmith.progress import Progress, describe
 from tunesmith.records import AuditReport
-from tunesmith.sweep import earlier
+from tunesmith.sweep import costs, earlier
 from tunesmith.sweep import study as studies
 from tunesmith.sweep.study import SweepStudy
 from tunesmith.tracking import runs
@@ -57,10 +57,12 @@ def begin_with_earlier(
         progress.note("--warm-start: no earlier sweep on this base has a winner inside the search space")
 
 
-def check_sweepable(experiment: Experiment) -> None:
-    """Refuse a method whose trainings end where their own limit says, which no rung can foresee."""
+def check_sweepable(experiment: Experiment, space: SearchSpace) -> None:
+    """Refuse a space that does not fit the experiment, and a method whose trainings no rung can foresee the end of."""
     if experiment.method.kind == "rlhf":
         where = experiment.where("method", "kind")
         raise ConfigError(
             f"{where}: rlhf is not swept; sweep sft and reward, and run `tunesmith rlhf` on their winners"
         )
+    space.check_against(experiment)
+    costs.check(space, experiment)
