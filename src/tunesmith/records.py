@@ -110,6 +110,10 @@ class Scores:
         """The value of a metric for each item of a task that has it."""
         return {item: values[name] for item, values in self.items.get(task, {}).items() if name in values}
 
+    def sign(self, metric: str) -> int:
+        """1 where more of a metric `split/task/name` is better, −1 where less is."""
+        return -1 if metric.partition("/")[2] in (self.lower_is_better or ()) else 1
+
 
 @dataclass(frozen=True)
 class Beaten:

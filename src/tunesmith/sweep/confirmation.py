@@ -25,13 +25,14 @@ from tunesmith.tracking.scores import log_scores
 class Candidate:
     """A confirmed trial: its parameters, its confirmation runs (best first) and their mean scores.
 
-    `error` is the standard error of the mean primary score over seeds, `tokens` what one training costs.
+    `score` is the mean primary metric turned so that more is better, `error` its standard error over seeds, `tokens`
+    what one training costs.
     """
 
     trial: int
     params: dict[str, Any]
     runs: tuple[str, ...]
-    primary: float
+    score: float
     loss: float
     error: float = 0.0
     tokens: float = 0.0
@@ -59,22 +60,22 @@ def ranked(candidates: Sequence[Candidate]) -> list[Candidate]:
 
     (The one-standard-error rule of Breiman et al., 1984: what cannot be told from the best may as well be cheap.)
     """
-    by_score = sorted(candidates, key=lambda candidate: (-candidate.primary, candidate.loss))
+    by_score = sorted(candidates, key=lambda candidate: (-candidate.score, candidate.loss))
     top = by_score[0]
-    near = [candidate for candidate in by_score if candidate.primary >= top.primary - top.error]
+    near = [candidate for candidate in by_score if candidate.score >= top.score - top.error]
     winner = min(near, key=lambda candidate: (candidate.tokens, by_score.index(candidate)))
     return [winner, *(candidate for candidate in by_score if candidate is not winner)]
 
 
 def candidate(trial: FrozenTrial, confirmations: list[dict[str, Any]]) -> Candidate:
     """A trial with the means over its confirmations."""
-    ordered = sorted(confirmations, key=lambda record: (-record["primary"], record["loss"]))
-    scores = [record["primary"] for record in ordered]
+    ordered = sorted(confirmations, key=lambda record: (-record["score"], record["loss"]))
+    scores = [record["score"] for record in ordered]
     return Candidate(
         trial=trial.number,
         params=trial.params,
         runs=tuple(record["run_id"] for record in ordered),
-        primary=statistics.fmean(scores),
+        score=statistics.fmean(scores),
         loss=statistics.fmean(record["loss"] for record in ordered),
         error=statistics.stdev(scores) / math.sqrt(len(scores)) if len(scores) > 1 else 0.0,
         tokens=statistics.fmean(record["tokens"] for record in ordered),
@@ -177,6 +178,7 @@ class Confirmation(Follower):
         return {
             "run_id": run.id,
             "primary": scores.metrics[primary],
+            "score": scores.sign(primary) * scores.metrics[primary],
             "loss": metrics["tune/loss"],
             "tokens": metrics["train/tokens"],
         }

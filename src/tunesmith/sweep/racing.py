@@ -39,15 +39,14 @@ def race(
 def signed(scores: Scores, primary: str) -> tuple[dict[str, float], int]:
     """The values of the primary metric by item, turned so that more is better, and the sign that did it."""
     _, task, metric = primary.split("/")
-    sign = -1 if f"{task}/{metric}" in (scores.lower_is_better or ()) else 1
+    sign = scores.sign(primary)
     return {item: sign * value for item, value in scores.values(task, metric).items()}, sign
 
 
 def scored(scores: Scores, primary: str) -> dict[str, Any]:
     """What is recorded of a trial that others may be raced against: its score, more being better, and its items."""
-    _, sign = signed(scores, primary)
     _, task, metric = primary.split("/")
-    return {"score": sign * scores.metrics[primary], "values": scores.values(task, metric)}
+    return {"score": scores.sign(primary) * scores.metrics[primary], "values": scores.values(task, metric)}
 
 
 def incumbent(trials: Iterable["FrozenTrial"]) -> int | None:
