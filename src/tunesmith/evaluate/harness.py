@@ -38,7 +38,6 @@ def score(
     A `live` model of one's own keeps its answers from one scoring to the next, and may know the base that the replies
     of a dialogue are measured by; without one the model itself is asked.
     """
-    logging.getLogger("lm_eval").setLevel(logging.ERROR)
     live = live or live_model(model, tokenizer, batch_size=batch_size)
     scorer = scorer_of(live)
     stock, chosen = harness_tasks(tasks, items)
@@ -64,6 +63,7 @@ def live_model(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, batch_size: int, base: Base | None = None
 ) -> LiveModel:
     """A loaded model as lm-eval asks it; `base` is what it was tuned from."""
+    logging.getLogger("lm_eval").setLevel(logging.ERROR)  # it warns of every model that was loaded before
     return LiveModel(
         pretrained=model,
         tokenizer=tokenizer,
