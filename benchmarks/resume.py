@@ -1,11 +1,11 @@
-"""What a kill costs a sweep: the time from `--resume` to the first optimiser step, and steps that are trained twice.
+"""What a kill costs a sweep: the time from `--resume` to the first optimiser step.
 
     python -m benchmarks.resume [--kills 5] [--seed 1]
 
 Runs the demo's sweep in a temporary folder with one worker, kills coordinator and worker (SIGKILL) at a random instant
 while a trial trains, resumes, and so on. The first step is the first train loss that a resumed sweep logs, by its own
 time; what a process takes that only imports the model's libraries and loads the base is measured beside each, and
-taken off. Steps are those of all trials, from their metric histories: a step logged twice was trained twice.
+taken off.
 """
 
 import argparse
@@ -19,7 +19,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
 
 from mlflow import MlflowClient
 
@@ -70,19 +69,19 @@ class Sweep:
         command = [sys.executable, "-c", LOAD]
         return timed(lambda: subprocess.run(command, cwd=self.project, env=self.variables, check=True))
 
-    def steps(self) -> Mapping[str, list[tuple[int, int]]]:
-        """Of each trial's run: (time in ms, step) of every logged train loss."""
+    def times(self) -> list[float]:
+        """When each train loss of the trials was logged, in UNIX time."""
         experiments = [found.experiment_id for found in self.client.search_experiments()]
         runs = self.client.search_runs(experiments, "tags.`tunesmith.kind` = 'trial'")
-        histories = {run.info.run_id: self.client.get_metric_history(run.info.run_id, LOSS) for run in runs}
-        return {run: [(point.timestamp, point.step) for point in points] for run, points in histories.items()}
+        histories = [self.client.get_metric_history(run.info.run_id, LOSS) for run in runs]
+        return [point.timestamp / 1000 for points in histories for point in points]
 
     def first_step(self, after: float, process: subprocess.Popen[bytes]) -> float:
         """Seconds from `after` (UNIX time) to the first step logged since; waits for it."""
         while process.poll() is None:
-            times = [when / 1000 for points in self.steps().values() for when, _ in points if when / 1000 > after]
-            if times:
-                return min(times) - after
+            since = [when for when in self.times() if when > after]
+            if since:
+                return min(since) - after
             time.sleep(0.2)
         raise RuntimeError((self.project / "sweep.log").read_text()[-2000:])
 
@@ -109,21 +108,14 @@ def main() -> int:
             begun = time.time()
             process = sweep.start("--resume")
             waits.append(sweep.first_step(begun, process))
-        time.sleep(25)
         os.killpg(process.pid, signal.SIGTERM)
         process.wait()
-        points = [step for points in sweep.steps().values() for _, step in points]
-        different = sum(len({step for _, step in points}) for points in sweep.steps().values())
     own = [wait - load for wait, load in zip(waits, loads, strict=True)]
-    repeated = len(points) - different
-    result |= {"first_step_s": waits, "load_s": loads, "without_load_s": own, "steps": different, "repeated": repeated}
-    a_kill = repeated / options.kills
+    result |= {"first_step_s": waits, "load_s": loads, "without_load_s": own}
     text = (
         f"first step after --resume: median {statistics.median(waits):.1f} s ({min(waits):.1f} to {max(waits):.1f}); "
         f"loading the base takes {statistics.median(loads):.1f} s of that; without {statistics.median(own):.1f} s "
-        f"({min(own):.1f} to {max(own):.1f}, goal {TARGET_S:g})\n\n"
-        f"steps trained twice: {repeated} after {options.kills} kills, {a_kill:.1f} a kill; "
-        f"{different} steps were trained\n"
+        f"({min(own):.1f} to {max(own):.1f}, goal {TARGET_S:g})\n"
     )
     write(f"{result['date'][:10]}-resume", text, result)
     return 0
