@@ -129,11 +129,7 @@ def collect(
                     lower.append(f"{task}/{metric_name(key)}")
         for sample in logged:
             item = f"{part}-{sample['doc_id']}" if name in stock else sample["doc"]["id"]
-            keys = {
-                metric: metric_name(f"{metric},{sample['filter']}") for metric in sample["metrics"] if "." not in metric
-            }
-            found = {keys[metric]: per_item(sample[metric]) for metric in keys}
-            values = {metric: value for metric, value in found.items() if value is not None}
+            values = item_values(sample)
             items.setdefault(task, {}).setdefault(item, {}).update(values)
             kept = {field: sample[field] for field in KEPT_FIELDS}
             samples.append({"task": name, "id": item, **values, **kept})
@@ -146,6 +142,13 @@ def collect(
         lower_is_better=tuple(dict.fromkeys(lower)),
         settings={**settings, "chat_template": digest_of(settings["chat_template"])},
     )
+
+
+def item_values(sample: Mapping[str, Any]) -> dict[str, float]:
+    """The value of each metric that an item has one of; the rates of its classes (`METRIC.CLASS`) are left out."""
+    keys = {metric: metric_name(f"{metric},{sample['filter']}") for metric in sample["metrics"] if "." not in metric}
+    found = {keys[metric]: per_item(sample[metric]) for metric in keys}
+    return {metric: value for metric, value in found.items() if value is not None}
 
 
 def per_item(value: Any) -> float | None:

@@ -90,13 +90,6 @@ def build_trainer(
     network, at_once = model.get_base_model().eval(), experiment.evaluation.batch_size
     data.reference.learn(network, both(data.tune), batch_size=at_once)
     values = data.reference.learn(network, both(data.train), batch_size=at_once)
-    columns = {
-        "prompt_ids": [pair.prompt for pair in data.train],
-        "chosen_ids": [pair.chosen for pair in data.train],
-        "rejected_ids": [pair.rejected for pair in data.train],
-        "ref_chosen_logps": values[::2],
-        "ref_rejected_logps": values[1::2],
-    }
     trainer = SharedPromptDPOTrainer(
         model=model,
         args=DPOConfig(
@@ -108,12 +101,23 @@ def build_trainer(
             disable_dropout=False,  # adapter.dropout says it
             max_length=None,  # pairs are cut, and counted, when they are encoded
         ),
-        train_dataset=Dataset.from_dict(columns),
+        train_dataset=Dataset.from_dict(columns(data.train, values)),
         processing_class=tokenizer,
         callbacks=list(callbacks),
     )
     model.delete_adapter("ref")  # TRL's frozen copy; nobody will ask it
     return trainer
+
+
+def columns(pairs: Sequence[Pair], reference: Sequence[float]) -> dict[str, Sequence[Any]]:
+    """Pairs as TRL's dataset has them, with the reference's values of each pair's two replies, pair after pair."""
+    return {
+        "prompt_ids": [pair.prompt for pair in pairs],
+        "chosen_ids": [pair.chosen for pair in pairs],
+        "rejected_ids": [pair.rejected for pair in pairs],
+        "ref_chosen_logps": reference[::2],
+        "ref_rejected_logps": reference[1::2],
+    }
 
 
 def config_of(experiment: Experiment) -> Dpo:

@@ -59,8 +59,7 @@ def build_trainer(
     TRL estimates the KL divergence of a micro-batch from its replies, each after the next row's prompt. So the order
     is that of one epoch for all; it depends on the seed alone.
     """
-    method = experiment.method
-    assert isinstance(method, Kto)  # noqa: S101 - chosen by kind
+    method = config_of(experiment)
     size = method.rows_at_once
     order = mixed_order(data.train, batch_size=size, seed=experiment.seed)
     rows = [data.train[n] for n in order]
@@ -86,6 +85,12 @@ def build_trainer(
     )
     model.delete_adapter("ref")  # TRL's frozen copy; nobody will ask it
     return trainer
+
+
+def config_of(experiment: Experiment) -> Kto:
+    """The experiment's method, known to be KTO."""
+    assert isinstance(experiment.method, Kto)  # noqa: S101 - chosen by kind
+    return experiment.method
 
 
 def mixed_order(rows: Sequence[Reply], *, batch_size: int, seed: int) -> list[int]:

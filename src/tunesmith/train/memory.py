@@ -24,16 +24,11 @@ def estimate_memory(
     (parameters, trainable), (longest, supervised), method = weights, row, experiment.method
     itemsize = place(experiment.model).dtype.itemsize
     width = NF4_BYTES if experiment.adapter.kind == "qlora" else itemsize
-    batch = rows_at_once(experiment)
+    batch = method.rows_at_once
     layers = 1 if method.gradient_checkpointing else config.num_hidden_layers
     activations = batch * longest * config.hidden_size * layers * ACTIVATIONS_PER_WIDTH * itemsize / 2
     logits = 3 * batch * supervised * config.vocab_size * 4
     return float(parameters * width + trainable * ADAM_BYTES + activations + logits)
-
-
-def rows_at_once(experiment: Experiment) -> int:
-    """Rows whose activations are in memory together."""
-    return experiment.method.micro_batch or experiment.method.batch_size
 
 
 def out_of_memory_text(experiment: Experiment, base: PreTrainedModel) -> str:
@@ -43,7 +38,7 @@ def out_of_memory_text(experiment: Experiment, base: PreTrainedModel) -> str:
     """
     needed, method = _at_most_mb(experiment, base), experiment.method
     there = _whole_memory_mb(base.device)
-    micro = rows_at_once(experiment)
+    micro = method.rows_at_once
     changes: list[dict[str, object]] = [{"method.micro_batch": micro // 2}] if micro > 1 and not micro % 2 else []
     changes += [] if method.gradient_checkpointing else [{"method.gradient_checkpointing": True}]
     changes += [] if experiment.adapter.kind == "qlora" else [{"adapter.kind": "qlora"}]
