@@ -60,8 +60,8 @@ def workers_of(sweep: subprocess.Popen[str]) -> list[psutil.Process]:
     workers = []
     for child in psutil.Process(sweep.pid).children(recursive=True):
         with contextlib.suppress(psutil.NoSuchProcess):  # a zombie among them
-            if "spawn_main" in " ".join(child.cmdline()):
-                workers.append(child)
+            if child.ppid() != sweep.pid and "multiprocessing.forkserver" in " ".join(child.cmdline()):
+                workers.append(child)  # a fork of the fork server, which is the sweep's own child
     return workers
 
 
@@ -80,7 +80,8 @@ def left(project: pathlib.Path) -> Left:
     assert [trial.number for trial in trials] == list(range(len(trials)))
     assert {trial.state.name for trial in trials} <= {"COMPLETE", "PRUNED"}
     runs = [run for kind in ("trial", "confirmation", "base", "holdout", "sweep") for run in runs_of(project, kind)]
-    assert {run.info.status for run in runs} <= {"FINISHED", "KILLED"}
+    unended = [run.info.run_name for run in runs if run.info.status not in {"FINISHED", "KILLED"}]
+    assert unended == []
     own = runs_of(project, "trial")
     numbers = sorted(int(run.data.tags["tunesmith.trial"]) for run in own)
     assert numbers == [trial.number for trial in trials]

@@ -25,6 +25,7 @@ from tunesmith.config import Experiment, Policy, SearchSpace
 from tunesmith.config.overrides import apply, parse_assignments
 from tunesmith.errors import ConfigError, OutcomeError, Terminated, TunesmithError
 from tunesmith.progress import Progress
+from tunesmith.sweep import forkserver
 
 SPACE = "search_spaces/sft.yaml"
 TRIALS = 16
@@ -152,6 +153,7 @@ def plan(experiment: Experiment) -> tuple[Any, str]:
 def sweep(experiment: Experiment, space: str, policy: str, **options: Any) -> tuple[Any, str]:
     """Search, confirm the best on fresh seeds, and register the winner as candidate."""
     loaded_space, loaded_policy = SearchSpace.from_yaml(space), Policy.from_yaml(policy)
+    forkserver.start()  # before this process loads what it needs: the two take about as long
     from tunesmith import pipeline
     from tunesmith.sweep.budget import Budget
     from tunesmith.sweep.opening import Resume
@@ -177,6 +179,7 @@ def sweep(experiment: Experiment, space: str, policy: str, **options: Any) -> tu
 def whole_story(experiment: Experiment, space: str, policy: str, trials: int) -> tuple[Any, str]:
     """Everything in one run: audit, base scores, sweep, registration, gate, promotion."""
     loaded_space, loaded_policy = SearchSpace.from_yaml(space), Policy.from_yaml(policy)
+    forkserver.start()  # before this process loads what it needs: the two take about as long
     from tunesmith import pipeline
     from tunesmith.sweep.budget import Budget
 

@@ -20,8 +20,7 @@ from tunesmith.data.tasks import load_items, load_tasks
 from tunesmith.errors import ConfigError, ModelError, OutcomeError
 from tunesmith.evaluate.forgetting import forgetting
 from tunesmith.judgement import judge
-from tunesmith.models.architecture import architecture_in, check_method
-from tunesmith.models.device import place
+from tunesmith.models.device import device_for
 from tunesmith.models.references import resolve
 from tunesmith.progress import Bar, Progress
 from tunesmith.records import AuditReport, Scores, TrainedRun, Verdict
@@ -31,7 +30,6 @@ from tunesmith.sweep.budget import Budget
 from tunesmith.sweep.closing import finish, log_search, log_winner
 from tunesmith.sweep.confirmation import Candidate, confirm
 from tunesmith.sweep.coordinator import Coordinator
-from tunesmith.sweep.crew import persistent
 from tunesmith.sweep.executors import LocalWorker
 from tunesmith.sweep.following import log_training
 from tunesmith.sweep.opening import Resume, begin_with_earlier, check_sweepable, open_sweep
@@ -71,9 +69,12 @@ def preflight(experiment: Experiment) -> AuditReport:
     tasks = load_tasks(experiment)
     load_items({name: tasks[name] for name in experiment.evaluation.names}, experiment, "tune")
     load_items(tasks, experiment, "holdout")
-    place(experiment.model)
+    device_for(experiment.model)
     base = resolve(experiment.model.base, revision=experiment.model.revision)
-    check_method(architecture_in(base.path), experiment)
+    if experiment.method.kind != "sft":  # which every architecture takes
+        from tunesmith.models.architecture import architecture_in, check_method
+
+        check_method(architecture_in(base.path), experiment)
     if experiment.method.kind == "rlhf":
         from tunesmith.models.judge import check_tokenizers, find_reward_model
         from tunesmith.models.loading import load_tokenizer
@@ -217,7 +218,7 @@ def score_holdout(coordinator: Coordinator, run_id: str, report: AuditReport) ->
             worker, coordinator.child(name, kind="holdout"), items="holdout", adapter=path
         )
 
-    tasks = [persistent(scoring("holdout-winner", str(adapter))), persistent(scoring("holdout-base", None))]
+    tasks = [scoring("holdout-winner", str(adapter)), scoring("holdout-base", None)]
     scores, base = coordinator.crew.each(tasks)
     evidence.save(winner_run, candidate=scores, base=base)
     lost = forgetting(coordinator.experiment.evaluation.forgetting, base, scores)

@@ -3,15 +3,20 @@
 import os
 import random
 import signal
+import threading
 import time
 
 import pytest
 from tests import sweeps
 from tests.conftest import ROOT, copy_project
 
-from tunesmith.config import Experiment
+from tunesmith.audit.checks import require_clean
+from tunesmith.config import Experiment, SearchSpace
+from tunesmith.progress import Progress
+from tunesmith.sweep.coordinator import Coordinator
 from tunesmith.sweep.crew import persistent
 from tunesmith.sweep.executors import LocalWorker
+from tunesmith.sweep.opening import Resume, open_sweep
 from tunesmith.sweep.protocol import Job
 from tunesmith.sweep.worker import Seat
 from tunesmith.tracking.runs import Killed
@@ -91,6 +96,23 @@ def test_a_worker_that_was_stopped_is_never_started_again(tmp_path):
     with pytest.raises(Killed, match="the sweep was stopped"):
         persistent(lambda worker: worker.score(Job(experiment, "trial", str(tmp_path), train=False)))(worker)
     assert worker.process is None
+
+
+def test_a_model_whose_scoring_is_killed_is_scored_again_in_the_same_run(store):
+    experiment, space = (
+        Experiment.from_yaml("experiments/smoke.yaml"),
+        SearchSpace.from_yaml("search_spaces/smoke.yaml"),
+    )
+    parent, study = open_sweep(experiment, space, require_clean(experiment), resume=Resume.NO)
+    with Progress() as progress, Coordinator(experiment, space, study, parent, progress) as coordinator:
+        coordinator.start()
+        worker = coordinator.crew.workers[0]
+        first = worker.process
+        os.kill(first.pid, signal.SIGSTOP)  # it hears of the work, and dies before it has done it
+        threading.Timer(0.5, first.kill).start()
+        coordinator.score(worker, coordinator.child("base", kind="base"), items="trial", adapter=None)
+        assert worker.process is not first
+    assert [run.info.status for run in sweeps.runs_of(store, "base")] == ["FINISHED"]
 
 
 def test_sigterm_saves_what_was_trained_and_closes_every_run(project):

@@ -5,16 +5,21 @@ import ctypes
 import functools
 import importlib.util
 import os
+import pathlib
 import statistics
+import sys
 import time
 from dataclasses import dataclass
-
-import torch
+from typing import TYPE_CHECKING
 
 from tunesmith.config.experiment import ModelConfig
 from tunesmith.errors import DeviceError
 from tunesmith.models.measurements import cpu_model, measured_once
 
+if TYPE_CHECKING:
+    import torch  # loaded where it is needed: a coordinator on a CPU never needs it
+
+ACCELERATORS = ("nvidia[0-9]*", "nvmap", "kfd", "dxg")  # device files of CUDA, Jetson, ROCm, and CUDA in WSL
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # from malloc.h
 BFLOAT16_ROUNDS, BFLOAT16_PRODUCTS = 9, 5  # about a fifth of a second
 
@@ -24,7 +29,7 @@ class Placement:
     """Where and how a model runs."""
 
     device: str
-    dtype: torch.dtype
+    dtype: "torch.dtype"
     attention: str
     reason: str
 
@@ -33,12 +38,30 @@ class Placement:
         return f"{self.device}, {str(self.dtype).removeprefix('torch.')}, {self.attention} attention ({self.reason})"
 
 
-def place(config: ModelConfig) -> Placement:
-    """Choose a placement; raises `DeviceError` when what the experiment asks for is not there."""
-    cuda = torch.cuda.is_available()
+def may_have_accelerator() -> bool:
+    """Whether an accelerator may be here, told without PyTorch; False is certain, and said on Linux only."""
+    return sys.platform != "linux" or any(any(pathlib.Path("/dev").glob(name)) for name in ACCELERATORS)
+
+
+def device_for(config: ModelConfig) -> str:
+    """`cuda` or `cpu`; raises `DeviceError` when what the experiment asks for is not there."""
+    cuda = False
+    if config.device != "cpu" and may_have_accelerator():
+        import torch
+
+        cuda = torch.cuda.is_available()
     if config.device == "cuda" and not cuda:
         raise DeviceError("model.device: cuda is asked for but no CUDA device is there; use auto or cpu")
-    device = "cuda" if cuda and config.device != "cpu" else "cpu"
+    device = "cuda" if cuda else "cpu"
+    _attention(config, device)
+    return device
+
+
+def place(config: ModelConfig) -> Placement:
+    """Choose a placement; raises `DeviceError` when what the experiment asks for is not there."""
+    import torch
+
+    device = device_for(config)
     if config.dtype == "auto":
         native = cuda_computes_bfloat16() if device == "cuda" else cpu_computes_bfloat16() and cpu_gains_by_bfloat16()
         dtype = torch.bfloat16 if native else torch.float32
@@ -59,6 +82,8 @@ def _attention(config: ModelConfig, device: str) -> str:
 
 def cuda_computes_bfloat16() -> bool:
     """Whether the CUDA device multiplies bfloat16 natively (Ampere and newer)."""
+    import torch
+
     return torch.cuda.get_device_capability()[0] >= 8
 
 
@@ -67,6 +92,8 @@ def cpu_computes_bfloat16() -> bool:
 
     Without AVX512-BF16 or AMX (on x86) a bfloat16 product runs about 100 times slower than float32.
     """
+    import torch
+
     capabilities = torch.cpu.get_capabilities()
     return any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))
 
@@ -78,6 +105,8 @@ def cpu_gains_by_bfloat16() -> bool:
     `bfloat16_speedup` measured 0.757, that is, float32 was 1.3 times as fast. The outcome is kept in the
     cache folder, so that all runs and workers of a machine choose alike.
     """
+    import torch
+
     key = f"{cpu_model()}, torch {torch.__version__}"
     speedup: float = measured_once("bfloat16.json", key, bfloat16_speedup)
     return speedup > 1
@@ -86,6 +115,8 @@ def cpu_gains_by_bfloat16() -> bool:
 @functools.lru_cache(maxsize=1)
 def bfloat16_speedup() -> float:
     """Time of a float32 product [512, 576] by [576, 1536] over a bfloat16 one's: medians of alternating rounds."""
+    import torch
+
     left, right = torch.randn(512, 576), torch.randn(1536, 576)
     pairs = {dtype: (left.to(dtype), right.to(dtype)) for dtype in (torch.float32, torch.bfloat16)}
     seconds: dict[torch.dtype, list[float]] = {dtype: [] for dtype in pairs}
@@ -110,9 +141,11 @@ def keep_memory() -> None:
         libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
 
-def free_memory_mb(device: torch.device) -> float:
+def free_memory_mb(device: "torch.device") -> float:
     """Memory that can be had now, in MiB: of the CUDA device, else of this machine."""
     if device.type == "cuda":
+        import torch
+
         return torch.cuda.mem_get_info(device)[0] / 2**20
     return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**20
 
@@ -120,12 +153,16 @@ def free_memory_mb(device: torch.device) -> float:
 def installed_memory_mb(device: str) -> float:
     """All memory of the CUDA device, else of this machine, in MiB."""
     if device == "cuda":
+        import torch
+
         return torch.cuda.mem_get_info()[1] / 2**20
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
 def fix_threads() -> int:
     """Pin torch to one thread per core at hand, so that equal runs give equal bits; returns the count."""
+    import torch
+
     count = int(os.environ.get("OMP_NUM_THREADS") or len(os.sched_getaffinity(0)))
     torch.set_num_threads(count)
     return count

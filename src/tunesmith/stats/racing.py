@@ -7,7 +7,6 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
-from scipy.stats import rankdata
 
 from tunesmith.records import Beaten
 
@@ -51,6 +50,8 @@ def signed_rank(differences: Iterable[float]) -> float:
     Those that are 0 say nothing and are left out. Exact for ties too: the sum of the positive ranks is compared
     with its distribution over all signs that these very ranks could have.
     """
+    from scipy.stats import rankdata  # takes a second to load; races are off by default
+
     known: Sequence[float] = [difference for difference in differences if difference]
     if not known:
         return 1.0

@@ -11,7 +11,7 @@ from tunesmith.data.dataset import load_dataset, training_rows
 from tunesmith.progress import Progress
 from tunesmith.records import Scores
 from tunesmith.sweep.control import Desk, Request
-from tunesmith.sweep.crew import Crew, seats
+from tunesmith.sweep.crew import Crew, persistent, seats
 from tunesmith.sweep.executors import LocalWorker
 from tunesmith.sweep.lease import Lease
 from tunesmith.sweep.protocol import Items, Job, Ready, Rival, Segment, Sharing
@@ -101,11 +101,14 @@ class Coordinator:
         return runs.create(self.experiment.name, name, kind=kind, parent=self.parent, tags=tags)
 
     def score(self, worker: LocalWorker, run: Run, *, items: Items, adapter: str | None) -> Scores:
-        """Score the base or a saved adapter into a child run; on the holdout, by the suites too."""
+        """Score the base or a saved adapter into a child run; on the holdout, by the suites too.
+
+        When the worker dies it is done again, in the same run; raises `OutcomeError` after three deaths.
+        """
         tasks = tuple(self.experiment.evaluation.every) if items == "holdout" else ()
         job = Job(self.experiment, items, str(self.folder / run.id), train=False, adapter=adapter, tasks=tasks)
         with runs.recording(run):
-            scores = worker.score(job)
+            scores = persistent(lambda worker: worker.score(job))(worker)
             log_scores_of(run, scores, pathlib.Path(adapter) if adapter else None)
         return scores
 

@@ -10,6 +10,8 @@ from typing import TypeVar
 
 from tunesmith.config.experiment import Experiment, ModelConfig
 from tunesmith.errors import OutcomeError
+from tunesmith.models.device import device_for
+from tunesmith.sweep import forkserver
 from tunesmith.sweep.executors import LocalWorker, WorkerDied
 from tunesmith.sweep.protocol import Ready
 from tunesmith.sweep.worker import Seat
@@ -43,6 +45,7 @@ class Crew:
     """Several workers, each driven by a thread of this process."""
 
     def __init__(self, experiment: Experiment, folder: pathlib.Path, seats: list[Seat]) -> None:
+        forkserver.start()
         self.workers = [LocalWorker(experiment, folder, seat) for seat in seats]
         self.stopping = False
 
@@ -118,9 +121,9 @@ def seats(config: ModelConfig, *, count: int | None = None) -> list[Seat]:
     Two workers of one core each do about 1.3 times the work of one worker on two cores, since most
     of a small model's operations do not gain from a second thread. `TUNESMITH_CPU_WORKERS` sets another number.
     """
-    import torch
+    if device_for(config) == "cuda":
+        import torch
 
-    if config.device != "cpu" and torch.cuda.is_available():
         return [Seat(n, device=n, threads=None) for n in range(count or torch.cuda.device_count())]
     cores = len(os.sched_getaffinity(0))
     count = count or min(cores, int(os.environ.get("TUNESMITH_CPU_WORKERS", MOST_CPU_WORKERS)))

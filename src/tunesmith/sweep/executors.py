@@ -1,17 +1,17 @@
 """How a worker is run and spoken to: here, a process on this machine. Another transport would stand beside it."""
 
 import contextlib
-import multiprocessing
 import os
 import pathlib
 import threading
 from multiprocessing.connection import Connection
-from multiprocessing.context import SpawnProcess
+from multiprocessing.process import BaseProcess
 from typing import NoReturn, Protocol
 
 from tunesmith.config.experiment import Experiment
 from tunesmith.errors import ModelError, OutcomeError, TunesmithError
 from tunesmith.records import Scores
+from tunesmith.sweep import forkserver
 from tunesmith.sweep.protocol import (
     Beat,
     Calibrate,
@@ -64,16 +64,16 @@ class LocalWorker:
         self.seat = seat
         self.log = folder / f"worker-{seat.number}.log"
         self.lease = float(os.environ.get("TUNESMITH_LEASE_SECONDS", LEASE_SECONDS))
-        self.process: SpawnProcess | None = None
+        self.process: BaseProcess | None = None
         self.pipe: Connection | None = None
         self.sending = threading.Lock()
         self.busy = self.stopped = False
 
     def start(self) -> Ready:
         """Start the process and wait until its model is loaded; raises what loading raised."""
-        context = multiprocessing.get_context("spawn")
+        context = forkserver.context()
         self.pipe, theirs = context.Pipe()
-        arguments = (theirs, self.experiment, self.seat, str(self.log))
+        arguments = (theirs, self.experiment, self.seat, str(self.log), dict(os.environ))
         self.process = context.Process(target=serve, args=arguments, daemon=True)
         self.process.start()
         theirs.close()

@@ -9,7 +9,6 @@ from collections.abc import Iterable, Mapping, Sequence
 import optuna
 import plotly.graph_objects as go
 from optuna.trial import TrialState
-from optuna.visualization import plot_parallel_coordinate, plot_slice
 from plotly.colors import sample_colorscale
 
 from tunesmith.pages.curves import thinned
@@ -241,6 +240,8 @@ def importance_bars(importances: Mapping[str, float]) -> go.Figure:
 
 def parallel(study: optuna.Study, *, loss: str) -> go.Figure:
     """Optuna's parallel coordinates; losses above the ceiling are drawn at it."""
+    from optuna.visualization import plot_parallel_coordinate  # loads matplotlib, which nothing else here needs
+
     top = _ceiling_of(study)
     figure = plot_parallel_coordinate(study, target=lambda trial: min(trial.value, top), target_name=loss)
     lines = sorted((trace for trace in figure.data if trace.mode == "lines"), key=lambda trace: -trace.y[0])
@@ -254,6 +255,8 @@ def parallel(study: optuna.Study, *, loss: str) -> go.Figure:
 
 def slices(study: optuna.Study, *, loss: str, names: Sequence[str]) -> list[go.Figure]:
     """Optuna's slice plot of each parameter; losses above the ceiling are drawn at it."""
+    from optuna.visualization import plot_slice  # loads matplotlib, which nothing else here needs
+
     top = _ceiling_of(study)
     figures = []
     for name in names:

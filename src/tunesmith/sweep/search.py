@@ -49,7 +49,7 @@ class Search:
         if self.coordinator.sharing is None:
             self.preparing.append(persistent(self._calibrate))
         if "base_scored" not in self.study.study.user_attrs:
-            self.preparing.append(persistent(self._score_base))
+            self.preparing.append(self._score_base)
         self.coordinator.enter("searching")
         try:
             self.coordinator.crew.work(self._take)

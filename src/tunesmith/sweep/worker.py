@@ -75,13 +75,16 @@ class Line:
                 self.send(Beat())
 
 
-def serve(pipe: Connection, experiment: Experiment, seat: Seat, log: str) -> None:
+def serve(pipe: Connection, experiment: Experiment, seat: Seat, log: str, environment: dict[str, str]) -> None:
     """Load the workbench and follow orders until the coordinator sends None or is gone.
 
-    Ctrl-C is the coordinator's to handle, so this process ignores it; all output goes to `log`.
+    Ctrl-C is the coordinator's to handle, so this process ignores it; all output goes to `log`. A fork has the
+    environment of the fork server, which may be older than the sweep, so the coordinator's comes along.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    os.environ.clear()
+    os.environ.update(environment)
     if seat.device is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = str(seat.device)
     if seat.threads is not None:
