@@ -17,6 +17,7 @@ from tunesmith.config.task import Task
 from tunesmith.data.tasks import load_tasks
 
 HEAVY = ("torch", "transformers", "trl", "peft", "mlflow", "optuna", "datasets", "lm_eval", "pandas")
+TORCH = ("torch", "transformers", "peft", "trl", "lm_eval")
 
 
 def files(pattern: str) -> list[pathlib.Path]:
@@ -109,8 +110,10 @@ def test_an_entry_point_uses_each_parameter_once_and_unquoted(entry):
     assert command.startswith(f"PYTHONPATH=src python -m tunesmith {entry}")
 
 
-def test_the_command_line_starts_without_the_heavy_packages():
-    code = f"import sys, tunesmith.cli; print([m for m in {HEAVY} if m in sys.modules])"
+@pytest.mark.parametrize(("module", "heavy"), [("tunesmith.cli", HEAVY), ("tunesmith.pipeline", TORCH)])
+def test_a_module_starts_without_heavy_packages(module, heavy):
+    """The command line without any; a coordinator, whose workers load PyTorch meanwhile, without that."""
+    code = f"import sys, {module}; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, env=environment(), capture_output=True, text=True, check=True
     )

@@ -8,13 +8,13 @@ device workers are spawned instead, of which each loads for itself.
 """
 
 import multiprocessing
+import os
 import sys
 from multiprocessing import forkserver
 from multiprocessing.context import ForkServerContext, SpawnContext
 
-from tunesmith.models.device import may_have_accelerator
-
 PRELOADED = "tunesmith.sweep.preload"
+PARENT = "TUNESMITH_FORK_SERVER_OF"  # tells the fork server the process that it must not outlive
 
 
 def context() -> ForkServerContext | SpawnContext:
@@ -33,9 +33,12 @@ def start() -> None:
     """
     if forks():
         context()
+        os.environ[PARENT] = str(os.getpid())
         forkserver.ensure_running()
 
 
 def forks() -> bool:
     """Whether workers are forked: on Linux, without an accelerator."""
+    from tunesmith.models.device import may_have_accelerator  # what the fork server itself does not wait for
+
     return sys.platform == "linux" and not may_have_accelerator()

@@ -2,7 +2,10 @@
 
 import contextlib
 import ctypes
+import os
 import signal
+
+from tunesmith.sweep.forkserver import PARENT
 
 PR_SET_PDEATHSIG = 1  # from linux/prctl.h
 
@@ -10,6 +13,8 @@ signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the coordinator's to h
 with contextlib.suppress(OSError, AttributeError):
     # A command that is refused a second after it began must not leave behind a process that loads on.
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+if os.environ.get(PARENT) != str(os.getppid()):
+    raise SystemExit  # it ended before it could be watched
 
 import tunesmith.sweep.segments  # noqa: E402
 import tunesmith.sweep.workbench  # noqa: E402, F401
