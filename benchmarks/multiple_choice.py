@@ -7,7 +7,7 @@
 Theirs is what the `lm_eval` command line runs once it has started: the same questions, rendered beforehand, as a
 task file over a local JSON file, scored by lm-eval's `HFLM` over the same network, with the same threads. Each of
 its batch sizes is tried once, then the best and ours take turns. Start-up, loading and the index of tasks are not
-counted. Accuracy must agree, log-likelihoods to 1e-4.
+counted. Accuracy must agree, log-likelihoods to 1e-4. Both sides are asked once more in float64: whose rounding is it?
 
 `adapters`: 10 adapters (rank 16, random) on 100 questions, from the start of the first process to the end of the
 last: ten `lm_eval` command lines at the best batch size of `warm`, against one process that loads the base once.
@@ -31,6 +31,7 @@ from lm_eval.tasks import TaskManager
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from benchmarks.bench import ROOT, interleave, machine, timed, write
+from benchmarks.rounding import in_float64, rounding
 from tunesmith.config.experiment import AdapterConfig, ModelConfig
 from tunesmith.config.task import Task
 from tunesmith.data.dataset import load_rows
@@ -101,6 +102,7 @@ class Sides:
         self.rows, self.folder = rows, folder
         write_task(folder, rows, self.tokenizer)
         self.results: dict[str, tuple[float, list[float]]] = {}
+        self.by_batch_size: dict[int, list[float]] = {}
 
     def ours(self) -> None:
         """Score by `evaluate.harness`."""
@@ -121,6 +123,15 @@ class Sides:
         results: Any = evaluate(lm=lm, task_dict=tasks, bootstrap_iters=0, log_samples=True)
         acc = results["results"]["questions"]["acc,none"]
         self.results["theirs"] = acc, likelihoods(results["samples"]["questions"])
+        self.by_batch_size[batch_size] = self.results["theirs"][1]
+
+    def rounding(self, batch_size: int) -> dict[str, float]:
+        """Largest differences of the last results, and of both sides from themselves in float64."""
+        float32, asked = {name: values for name, (_, values) in self.results.items()}, dict(self.by_batch_size)
+        self.model = in_float64(self.model)
+        self.ours()
+        self.theirs(batch_size)
+        return rounding(float32, {name: values for name, (_, values) in self.results.items()}, asked)
 
 
 def likelihoods(samples: Any) -> list[float]:
@@ -138,7 +149,8 @@ def warm(rounds: int, *, items: int) -> dict[str, Any]:
         seconds = interleave(
             {"ours": lambda: timed(sides.ours), "theirs": lambda: timed(lambda: sides.theirs(best))}, rounds=rounds
         )
-    (our_acc, ours), (their_acc, theirs) = sides.results["ours"], sides.results["theirs"]
+        accuracy = {name: acc for name, (acc, _) in sides.results.items()}
+        differences = sides.rounding(best)
     ratios = [b / a for a, b in zip(seconds["ours"], seconds["theirs"], strict=True)]
     return {
         "items": items,
@@ -147,9 +159,9 @@ def warm(rounds: int, *, items: int) -> dict[str, Any]:
         "our_batch_size": OUR_BATCH_SIZE,
         "seconds": seconds,
         "ratio": spread(ratios),
-        "accuracy": {"ours": our_acc, "theirs": their_acc},
-        "largest_difference_of_log_likelihoods": max(abs(a - b) for a, b in zip(ours, theirs, strict=True)),
-        "log_likelihoods": len(ours),
+        "accuracy": accuracy,
+        "largest_differences_of_log_likelihoods": differences,
+        "log_likelihoods": len(sides.results["ours"][1]),
     }
 
 
@@ -255,11 +267,13 @@ def report(part: str, result: dict[str, Any], on: dict[str, Any]) -> str:
         found = spread(seconds[name])
         lines.append(f"| {name} | {size} | {found['median']:.2f} | {found['low']:.2f} | {found['high']:.2f} |")
     lines += ["", f"lm-eval / ours, round by round: {ratio['median']:.2f} [{ratio['low']:.2f} to {ratio['high']:.2f}]."]
-    lines += [f"{key}: {result[key]}" for key in ("accuracy", "batch_sizes_tried") if key in result]
+    for key in ("accuracy", "batch_sizes_tried"):
+        lines += ["", f"{key}: {result[key]}"] if key in result else []
     if "log_likelihoods" in result:
-        largest = result["largest_difference_of_log_likelihoods"]
-        lines.append(f"largest difference of {result['log_likelihoods']} log-likelihoods: {largest:.2e}")
-    return "\n\n".join(["\n".join(lines[:-1]), lines[-1]]) + "\n"
+        lines += ["", f"| largest difference of {result['log_likelihoods']} log-likelihoods | nats |", "|---|---|"]
+        found = result["largest_differences_of_log_likelihoods"]
+        lines += [f"| {name} | {value:.1e} |" for name, value in found.items()]
+    return "\n".join(lines) + "\n"
 
 
 def main() -> None:

@@ -54,18 +54,22 @@ def run(model, tokenizer, task, rows, name="task"):
     return score(model, tokenizer, {name: task}, {name: rows}, split="tune", batch_size=2)
 
 
-def test_the_fast_path_gives_the_harness_own_log_likelihoods(tuned_model, tokenizer):
+@pytest.mark.parametrize(("softmax", "tolerance"), [(None, 1e-6), ("float32", 1e-5)])
+def test_the_fast_path_gives_the_harness_own_log_likelihoods(tuned_model, tokenizer, softmax, tolerance):
     requests = [
         ((context, reply), tokenizer(context)["input_ids"], tokenizer(reply)["input_ids"])
         for context in ("The same beginning of a prompt: a", "The same beginning of a prompt: bcd", "else")
         for reply in (" yes", " no, never", "x")
     ]
     options = {"pretrained": tuned_model, "tokenizer": tokenizer, "batch_size": 2, "add_bos_token": False}
+    options["softmax_dtype"] = softmax
     fast = LiveModel(**options)._loglikelihood_tokens(requests)
     slow = HFLM(**options)._loglikelihood_tokens(requests, disable_tqdm=True)
     for (ours, our_greedy), (theirs, their_greedy) in zip(fast, slow, strict=True):
-        assert ours == pytest.approx(theirs, abs=1e-6)
+        assert ours == pytest.approx(theirs, abs=tolerance)
         assert our_greedy == their_greedy
+    one_token = fast[2][0]
+    assert (float(torch.tensor(one_token, dtype=torch.float32)) == one_token) == bool(softmax)
 
 
 def test_multiple_choice_agrees_with_likelihoods_computed_by_hand(tuned_model, tokenizer, task):

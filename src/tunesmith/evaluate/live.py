@@ -14,6 +14,7 @@ from tunesmith.models.decoding import end_tokens, greedy
 from tunesmith.models.encoder_decoder import greedy_targets, target_logprobs
 from tunesmith.models.loading import network_of
 from tunesmith.models.prefix import can_share, continuation_logprobs, plain_logprobs, scales_logits
+from tunesmith.models.tree import takes_trees, tree_logprobs
 
 Request = tuple[tuple[str, str], list[int], list[int]]
 Tokens = tuple[tuple[int, ...], tuple[int, ...]]
@@ -118,27 +119,33 @@ class LiveModel(HFLM):
         fits = all(len(context) + len(reply) <= self.max_length for _, context, reply in requests)
         if not self._separate and (scales_logits(model) or not fits):
             return super()._loglikelihood_tokens(list(requests), disable_tqdm=True, override_bs=override_bs)
-        logprobs = continuation_logprobs if can_share(model) else plain_logprobs
-        logprobs = target_logprobs if self._separate else logprobs
+        groups: dict[tuple[int, ...], list[int]] = {}
+        for n, (_, context, _) in enumerate(requests):
+            groups.setdefault(tuple(context), []).append(n)
+        scored = self._scored(list(groups), [[requests[n][2] for n in group] for group in groups.values()])
         results: dict[int, tuple[float, bool]] = {}
-        for batch in self._batches(requests):
-            contexts = [requests[group[0]][1] for group in batch]
-            continuations = [[requests[n][2] for n in group] for group in batch]
-            scored = logprobs(model, contexts, continuations)
-            for group, values in zip(batch, scored, strict=True):
-                results.update(zip(group, values, strict=True))
+        for group, values in zip(groups.values(), scored, strict=True):
+            results.update(zip(group, values, strict=True))
         for n, value in results.items():
             self.cache_hook.add_partial("loglikelihood", requests[n][0], value)
         return [results[n] for n in range(len(requests))]
 
-    def _batches(self, requests: Sequence[Request]) -> list[list[list[int]]]:
-        """Request numbers, grouped by equal context; contexts of like length are batched together."""
-        groups: dict[tuple[int, ...], list[int]] = {}
-        for n, (_, context, _) in enumerate(requests):
-            groups.setdefault(tuple(context), []).append(n)
-        ordered = [groups[context] for context in sorted(groups, key=lambda context: (len(context), context))]
-        size = int(self.batch_size)
-        return [ordered[start : start + size] for start in range(0, len(ordered), size)]
+    def _scored(
+        self, contexts: Sequence[Sequence[int]], continuations: Sequence[Sequence[Sequence[int]]]
+    ) -> list[list[tuple[float, bool]]]:
+        """The log-likelihood of each continuation of each context; where no tree can be made, in padded batches."""
+        model, size = self._network, int(self.batch_size)
+        if not self._separate and takes_trees(model):
+            return tree_logprobs(model, contexts, continuations, batch_size=size, softmax=self.softmax_dtype)
+        logprobs = continuation_logprobs if can_share(model) else plain_logprobs
+        logprobs = target_logprobs if self._separate else logprobs
+        order = sorted(range(len(contexts)), key=lambda n: (len(contexts[n]), contexts[n]))
+        results: dict[int, list[tuple[float, bool]]] = {}
+        for start in range(0, len(order), size):
+            batch = order[start : start + size]
+            values = logprobs(model, [contexts[n] for n in batch], [continuations[n] for n in batch])
+            results.update(zip(batch, values, strict=True))
+        return [results[n] for n in range(len(contexts))]
 
 
 def is_plain_greedy(request: Instance) -> bool:

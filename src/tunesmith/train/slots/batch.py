@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import torch
 
+from tunesmith.models.trie import Trie
 from tunesmith.train.encode import IGNORED, Encoded, Labelled
 from tunesmith.train.slots.padded import Padding, Span, padding
 
@@ -53,32 +54,9 @@ class Batch:
     loss_spans: tuple[Span, ...]
 
 
-class _Trie:
-    """Grows the nodes of all slots, one slot after the other."""
-
-    def __init__(self) -> None:
-        self.ids: list[int] = []
-        self.positions: list[int] = []
-        self.children: dict[tuple[int, int], int] = {}
-
-    def add(self, row: Sequence[int]) -> list[int]:
-        """The node of each token of a row; a slot begins with no nodes to share."""
-        node, path, children = -1, [], self.children
-        for position, token in enumerate(row):
-            key = (node, token)
-            found = children.get(key)
-            if found is None:
-                found = children[key] = len(self.ids)
-                self.ids.append(token)
-                self.positions.append(position)
-            node = found
-            path.append(node)
-        return path
-
-
 def build(parts: Sequence[Sequence[Labelled]], *, device: torch.device, share: bool = True) -> Batch:
     """The batch of some slots' rows. Without `share` no node is shared."""
-    trie = _Trie()
+    trie = Trie()
     paths: list[list[int]] = []
     spans, loss_spans = [], []
     states: list[int] = []
@@ -113,7 +91,7 @@ def build(parts: Sequence[Sequence[Labelled]], *, device: torch.device, share: b
 
 def count_nodes(rows: Sequence[Labelled]) -> int:
     """How many tokens of some rows of one slot have to be computed."""
-    trie = _Trie()
+    trie = Trie()
     for text in texts_of(rows):
         trie.add(text.input_ids)
     return len(trie.ids)
