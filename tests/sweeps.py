@@ -1,6 +1,7 @@
 """Sweeps of the tiny model in processes of their own: started, watched, killed, and what they left."""
 
 import contextlib
+import functools
 import os
 import pathlib
 import random
@@ -8,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import optuna
@@ -18,11 +20,45 @@ from mlflow.entities import Run
 from tests.conftest import environment
 
 SMOKE = ("experiments/smoke.yaml", "--space", "search_spaces/smoke.yaml", "--policy", "registry/smoke.yaml")
+ENTRY_POINT = (
+    "-P",
+    "experiment=experiments/smoke.yaml",
+    "-P",
+    "space=search_spaces/smoke.yaml",
+    "-P",
+    "policy=registry/smoke.yaml",
+)
+MLFLOW = str(pathlib.Path(sys.executable).parent / "mlflow")
+
+
+def launcher(entry: str, *arguments: str) -> list[str]:
+    """The command by which MLflow's own launcher runs an entry point."""
+    return [MLFLOW, "run", ".", "-e", entry, "--env-manager", "local", *arguments]
+
+
+def mlflow_run(project: pathlib.Path, entry: str, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
+    """Run an entry point through MLflow's launcher, to its end."""
+    command, variables = launcher(entry, *arguments), environment(**env)
+    return subprocess.run(command, cwd=project, env=variables, capture_output=True, text=True, check=False)
+
+
+def runs_by_kind(client: MlflowClient) -> dict[str, list[Run]]:
+    """All of Tunesmith's runs in a store by their kind, oldest first."""
+    experiments = [e.experiment_id for e in client.search_experiments()]
+    kinds: dict[str, list[Run]] = {}
+    for run in client.search_runs(experiments, "tags.`tunesmith.kind` != ''", order_by=["attributes.start_time"]):
+        kinds.setdefault(run.data.tags["tunesmith.kind"], []).append(run)
+    return kinds
 
 
 def start(project: pathlib.Path, *arguments: str, trials: int = 4, **env: str) -> subprocess.Popen[str]:
     """Start `tunesmith sweep` in a process group of its own, with one worker unless told otherwise."""
     command = [sys.executable, "-m", "tunesmith", "sweep", *SMOKE, "--trials", str(trials), *arguments]
+    return begin(project, command, **env)
+
+
+def begin(project: pathlib.Path, command: list[str], **env: str) -> subprocess.Popen[str]:
+    """Start a command that runs a sweep."""
     variables = environment(**{"TUNESMITH_CPU_WORKERS": "1", **env})
     log = (project / "sweep.log").open("a")
     return subprocess.Popen(command, cwd=project, env=variables, stderr=log, text=True, start_new_session=True)
@@ -38,21 +74,41 @@ def finish(project: pathlib.Path, sweep: subprocess.Popen[str], seconds: float =
     assert sweep.wait(timeout=seconds) == 0, log_of(project)[-3000:]
 
 
+@functools.cache
+def client_of(project: pathlib.Path) -> MlflowClient:
+    """The client of a project's store; to open one costs more than to ask it."""
+    return MlflowClient(f"sqlite:///{project / 'mlflow.db'}")
+
+
 def runs_of(project: pathlib.Path, kind: str) -> list[Run]:
     """The runs of a kind, oldest first."""
-    client = MlflowClient(f"sqlite:///{project / 'mlflow.db'}")
-    ids = [experiment.experiment_id for experiment in client.search_experiments()]
-    return client.search_runs(ids, f"tags.`tunesmith.kind` = '{kind}'", order_by=["attributes.start_time"])
+    return runs_by_kind(client_of(project)).get(kind, [])
 
 
 def wait_for(project: pathlib.Path, kind: str, count: int, seconds: float = 90) -> None:
     """Until so many runs of a kind exist."""
+    wait_until(project, lambda: len(runs_of(project, kind)) >= count, f"{count} runs of kind {kind}", seconds)
+
+
+def wait_for_step(project: pathlib.Path, since: float, seconds: float = 90) -> None:
+    """Until a trial has made a step after a time, in seconds since the epoch."""
+
+    def made() -> bool:
+        client = client_of(project)
+        trials = [run.info.run_id for run in runs_of(project, "trial")]
+        points = [point for run_id in trials for point in client.get_metric_history(run_id, "train/loss")]
+        return any(point.timestamp > 1000 * since for point in points)
+
+    wait_until(project, made, "step of a trial", seconds)
+
+
+def wait_until(project: pathlib.Path, condition: Callable[[], bool], what: str, seconds: float) -> None:
     until = time.monotonic() + seconds
     while time.monotonic() < until:
-        if len(runs_of(project, kind)) >= count:
+        if condition():
             return
         time.sleep(0.1)
-    raise AssertionError(f"no {count} runs of kind {kind} within {seconds} s: {log_of(project)[-2000:]}")
+    raise AssertionError(f"no {what} within {seconds} s: {log_of(project)[-2000:]}")
 
 
 def workers_of(sweep: subprocess.Popen[str]) -> list[psutil.Process]:
@@ -117,11 +173,16 @@ def kill(sweep: subprocess.Popen[str], victim: str) -> None:
 def killed_and_resumed(project: pathlib.Path, victim: str, rng: random.Random, *, within: float) -> Left:
     """A sweep that is killed at a random instant after its first trial began, resumed if need be, and finished."""
     sweep = start(project)
-    wait_for(project, "trial", 1)
-    time.sleep(rng.uniform(0, within))
-    if sweep.poll() is None:
-        kill(sweep, victim)
+    kill_within(project, sweep, victim, rng.uniform(0, within))
     if victim != "worker":
         sweep = start(project, "--resume")
     finish(project, sweep)
     return left(project)
+
+
+def kill_within(project: pathlib.Path, sweep: subprocess.Popen[str], victim: str, seconds: float) -> None:
+    """Kill a sweep, or its workers, so many seconds after its first trial began, unless it has ended."""
+    wait_for(project, "trial", 1)
+    time.sleep(seconds)
+    if sweep.poll() is None:
+        kill(sweep, victim)

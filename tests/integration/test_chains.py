@@ -4,9 +4,12 @@ import json
 import pathlib
 
 import pytest
+from click.testing import CliRunner
+from tests.conftest import copy_project
 from tests.versions import scores, write_policy
 
 from tunesmith import promotion
+from tunesmith.cli import main
 from tunesmith.config import Experiment, Policy, overrides
 from tunesmith.judgement import judge
 from tunesmith.models.references import resolve
@@ -36,10 +39,28 @@ def settings(base):
     return [word for item in {**SMALL, "model.base": base}.items() for word in ("--set", "{}={}".format(*item))]
 
 
-def test_dpo_goes_on_from_a_supervised_adapter_and_the_package_remembers_both(store, invoke):
-    done = invoke("sft", "experiments/smoke.yaml", "--set", "data.train_rows=16", "--json")
+@pytest.fixture(scope="module")
+def tuned(tmp_path_factory, empty_store):
+    """A project with one finished run of `sft`, and the run's id."""
+    folder = copy_project(tmp_path_factory.mktemp("chains") / "project", empty_store)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder / 'mlflow.db'}")
+        client.cache_clear()
+        done = CliRunner().invoke(main, ["sft", "experiments/smoke.yaml", "--set", "data.train_rows=16", "--json"])
+        client.cache_clear()
     assert done.exit_code == 0, done.stderr
-    sft = runs.attach(json.loads(done.stdout)["run_id"])
+    return folder, json.loads(done.stdout)["run_id"]
+
+
+@pytest.fixture
+def project(tuned, tmp_path):
+    """A project with a private copy of that one's database; the artifacts are shared."""
+    return copy_project(tmp_path / "project", tuned[0] / "mlflow.db")
+
+
+def test_dpo_goes_on_from_a_supervised_adapter_and_the_package_remembers_both(store, invoke, tuned):
+    sft = runs.attach(tuned[1])
     refused = invoke("dpo", PAIRS, *settings(f"runs:/{sft.id}"), "--set", "adapter.rank=8")
     assert refused.exit_code == 2
     assert "adapter.rank" in refused.stderr
@@ -111,10 +132,8 @@ def test_a_lineage_says_where_its_runs_are_not_in_the_store(store, monkeypatch):
     assert found.lost == "what was before is not in this store"
 
 
-def test_a_sweep_of_dpo_goes_on_from_a_supervised_adapter_in_slots(project, invoke):
-    done = invoke("sft", "experiments/smoke.yaml", "--set", "data.train_rows=16", "--json")
-    assert done.exit_code == 0, done.stderr
-    base = f"runs:/{json.loads(done.stdout)['run_id']}"
+def test_a_sweep_of_dpo_goes_on_from_a_supervised_adapter_in_slots(project, invoke, tuned):
+    base = f"runs:/{tuned[1]}"
     pathlib.Path("search_spaces/pairs.yaml").write_text(SPACE)
     options = ("--space", "search_spaces/pairs.yaml", "--policy", write_policy(project, GATES), "--trials", "2")
     done = invoke("sweep", PAIRS, *options, *settings(base), "--json")

@@ -8,35 +8,10 @@ import sys
 
 import pytest
 from mlflow import MlflowClient
-from tests import sweeps
-from tests.conftest import copy_project, environment
-from tests.servers import tracking_server
+from tests.conftest import environment
+from tests.sweeps import mlflow_run, runs_by_kind
 
 from tunesmith.models.references import resolve
-
-SMOKE = (
-    "-P",
-    "experiment=experiments/smoke.yaml",
-    "-P",
-    "space=search_spaces/smoke.yaml",
-    "-P",
-    "policy=registry/smoke.yaml",
-)
-MLFLOW = str(pathlib.Path(sys.executable).parent / "mlflow")
-
-
-def mlflow_run(project, entry, *arguments, uri=None, **more):
-    command = [MLFLOW, "run", ".", "-e", entry, "--env-manager", "local", *arguments]
-    env = environment(**({"MLFLOW_TRACKING_URI": uri} if uri else {}), **more)
-    return subprocess.run(command, cwd=project, env=env, capture_output=True, text=True, check=False)
-
-
-def runs_by_kind(client):
-    experiments = [e.experiment_id for e in client.search_experiments()]
-    kinds: dict[str, list] = {}
-    for run in client.search_runs(experiments, "tags.`tunesmith.kind` != ''", order_by=["attributes.start_time"]):
-        kinds.setdefault(run.data.tags["tunesmith.kind"], []).append(run)
-    return kinds
 
 
 def entries(client, model):
@@ -45,18 +20,14 @@ def entries(client, model):
     return [json.loads(text) for _, text in sorted(client.get_run(ledger).data.params.items())]
 
 
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory, request):
-    """A project in which `main` has run once, with one worker: how many trials two finish depends on their pace."""
-    folder = copy_project(tmp_path_factory.mktemp("main") / "project", request.getfixturevalue("empty_store"))
-    done = mlflow_run(folder, "main", *SMOKE, "-P", "trials=4", TUNESMITH_CPU_WORKERS="1")
-    assert done.returncode == 0, done.stderr[-4000:]
-    return folder, done
+@pytest.fixture
+def project(finished):
+    return finished[0]
 
 
 @pytest.fixture
-def client(finished):
-    return MlflowClient(f"sqlite:///{finished[0] / 'mlflow.db'}")
+def client(project):
+    return MlflowClient(f"sqlite:///{project / 'mlflow.db'}")
 
 
 def test_the_run_tree_is_one_sweep_with_all_its_children(client):
@@ -174,69 +145,34 @@ print("answered")
     assert done.stdout.strip().endswith("answered"), done.stderr[-3000:]
 
 
-def test_a_second_promotion_is_refused_and_the_first_champion_cannot_be_rolled_back(finished):
-    promoted = mlflow_run(finished[0], "promote", "-P", "policy=registry/smoke.yaml")
+def test_a_second_promotion_is_refused_and_the_first_champion_cannot_be_rolled_back(project, invoke):
+    promoted = mlflow_run(project, "promote", "-P", "policy=registry/smoke.yaml")
     assert promoted.returncode != 0
     assert "error: smoke-bot: version 1 is champion already" in promoted.stderr
-    rolled = mlflow_run(finished[0], "rollback", "-P", "policy=registry/smoke.yaml")
+    rolled = invoke("rollback", "registry/smoke.yaml")
+    assert rolled.exit_code == 1
     assert "error: smoke-bot: version 1 is its first champion; there is nothing to return to" in rolled.stderr
 
 
-def test_a_killed_sweep_resumes_under_its_first_parent(project):
-    sweep = sweeps.start(project, trials=3)
-    sweeps.wait_for(project, "trial", 2)
-    sweeps.kill(sweep, "both")
-    resumed = mlflow_run(project, "sweep", *SMOKE, "-P", "trials=3", "-P", "resume=yes")
-    assert resumed.returncode == 0, resumed.stderr[-4000:]
-    client = MlflowClient(f"sqlite:///{project / 'mlflow.db'}")
-    kinds = runs_by_kind(client)
-    parent = kinds["sweep"][0]
-    assert len(kinds["sweep"]) == 1
-    assert kinds["resumption"][0].data.tags["tunesmith.resumes"] == parent.info.run_id
-    for kind in ("base", "trial", "confirmation", "holdout"):
-        assert {run.data.tags["mlflow.parentRunId"] for run in kinds[kind]} == {parent.info.run_id}
-    everything = [run for found in kinds.values() for run in found]
-    assert all(run.info.status in {"FINISHED", "KILLED"} for run in everything)
-    assert [run.data.tags["tunesmith.trial"] for run in kinds["trial"]] == ["0", "1", "2"]
-
-
-def test_everything_works_the_same_against_a_tracking_server(project):
-    with tracking_server(project) as uri:
-        done = mlflow_run(project, "sweep", "--experiment-name", "smoke", *SMOKE, "-P", "trials=2", uri=uri)
-        assert done.returncode == 0, done.stderr[-4000:]
-        client = MlflowClient(uri)
-        version = client.get_model_version_by_alias("smoke-bot", "candidate")
-        assert str(version.version) == "1"
-        assert client.get_run(version.run_id).info.artifact_uri.startswith("mlflow-artifacts:/")
-        assert list((project / "artifacts").rglob("adapter_model.safetensors"))
-        assert not (project / "mlruns").exists()
-
-
-def replay(project, run_id):
-    command = [sys.executable, "-m", "tunesmith", "replay", run_id, "--json"]
-    return subprocess.run(command, cwd=project, env=environment(), capture_output=True, text=True, check=False)
-
-
-def test_a_confirmation_is_replayed_to_the_bit(finished, client):
-    done = replay(finished[0], runs_by_kind(client)["confirmation"][0].info.run_id)
-    assert done.returncode == 0, done.stderr[-3000:]
+def test_a_confirmation_is_replayed_to_the_bit(client, invoke):
+    done = invoke("replay", runs_by_kind(client)["confirmation"][0].info.run_id, "--json")
+    assert done.exit_code == 0, done.stderr[-3000:]
     assert json.loads(done.stdout)["outcome"] == "identical"
 
 
-def test_the_winner_of_a_sweep_can_be_gone_on_from(finished, client, monkeypatch):
+def test_the_winner_of_a_sweep_can_be_gone_on_from(store, client):
     """Its run is a confirmation, whose base is recorded on the sweep."""
     winner = runs_by_kind(client)["confirmation"][0]
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{finished[0] / 'mlflow.db'}")
     found = resolve(f"runs:/{winner.info.run_id}")
     assert found.adapter_sha256 == winner.data.tags["tunesmith.adapter_sha256"]
     assert found.sha256 == runs_by_kind(client)["sweep"][0].data.tags["tunesmith.base_sha256"]
 
 
-def test_a_trial_is_replayed_with_the_losses_it_had_in_the_sweep(finished, client):
+def test_a_trial_is_replayed_with_the_losses_it_had_in_the_sweep(client, invoke):
     """To the bit where it trained alone; within rounding where others shared its passes."""
     trial = next(run for run in runs_by_kind(client)["trial"] if run.info.status == "FINISHED")
-    done = replay(finished[0], trial.info.run_id)
-    assert done.returncode == 0, done.stderr[-3000:]
+    done = invoke("replay", trial.info.run_id, "--json")
+    assert done.exit_code == 0, done.stderr[-3000:]
     found = json.loads(done.stdout)
     assert found["outcome"] in {"identical", "close"}
     assert found["recorded_sha256"] == trial.data.tags["tunesmith.adapter_sha256"] != ""

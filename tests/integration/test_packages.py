@@ -97,24 +97,23 @@ def elsewhere(tmp_path):
     return python, folder
 
 
-def test_mlflow_serves_the_champion_where_tunesmith_is_not_installed(store, elsewhere):
-    """A real request over HTTP, then the same server refused a package of which one byte was changed."""
+def test_mlflow_serves_the_champion_where_tunesmith_is_not_installed(store, elsewhere, tmp_path):
+    """A real request over HTTP, while another server is refused a copy of the model of which one byte was changed."""
+    python, folder = elsewhere
     uri = f"sqlite:///{store / 'mlflow.db'}"
-    with scoring_server(*elsewhere, "models:/bot@champion", uri=uri) as server:
+    changed = shutil.copytree(versions.fetch(versions.get("bot", "1")), tmp_path / "changed")
+    tampering.flip(tampering.WEIGHTS)(changed / versions.PACKAGE)
+    (tmp_path / "refused").mkdir()
+    with (
+        scoring_server(python, folder, "models:/bot@champion", uri=uri) as server,
+        scoring_server(python, tmp_path / "refused", str(changed), uri=uri) as other,
+    ):
         body = server.ask(REQUEST)
+        said = other.refusal()
     assert body["choices"][0]["message"]["role"] == "assistant"
     assert body["choices"][0]["message"]["content"] == answer("1")
     assert body["usage"]["completion_tokens"] <= 8
     assert body["object"] == "chat.completion"
-
-    package = versions.fetch(versions.get("bot", "1")) / versions.PACKAGE
-    kept = (package / tampering.WEIGHTS).read_bytes()
-    tampering.flip(tampering.WEIGHTS)(package)
-    try:
-        with scoring_server(*elsewhere, "models:/bot@champion", uri=uri) as server:
-            said = server.refusal()
-    finally:
-        (package / tampering.WEIGHTS).write_bytes(kept)
     assert f"RegistryError: {tampering.WEIGHTS}: was changed" in said
 
 

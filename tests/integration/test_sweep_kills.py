@@ -7,8 +7,10 @@ import threading
 import time
 
 import pytest
+from mlflow import MlflowClient
 from tests import sweeps
-from tests.conftest import ROOT, copy_project
+from tests.conftest import ROOT
+from tests.servers import tracking_server
 
 from tunesmith.audit.checks import require_clean
 from tunesmith.config import Experiment, SearchSpace
@@ -23,30 +25,59 @@ from tunesmith.tracking.runs import Killed
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory, request):
+def whole(finished):
     """What a sweep leaves that nobody disturbs."""
-    project = copy_project(tmp_path_factory.mktemp("whole") / "project", request.getfixturevalue("empty_store"))
-    sweeps.finish(project, sweeps.start(project))
-    return sweeps.left(project)
+    left = sweeps.left(finished[0])
+    assert len(left.params) == 4
+    assert len(left.adapters) >= 2
+    return left
 
 
-@pytest.mark.parametrize("victim", ["worker", "coordinator", "both"])
-def test_a_killed_sweep_ends_as_if_nothing_had_happened(project, whole, victim):
-    assert sweeps.killed_and_resumed(project, victim, random.Random(victim), within=6) == whole
-    assert len(whole.params) == 4
-    assert len(whole.adapters) >= 2
+def test_whatever_dies_a_sweep_ends_as_if_nothing_had_happened(project, whole):
+    """A worker hangs, stopped past its lease and then woken; the next one is killed; then the coordinator is.
 
-
-def test_a_worker_that_hangs_is_ended_and_its_trial_goes_on(project, whole):
-    """Stopped past its lease, then woken: what it would still say is lost with its pipe."""
+    What the first would still say is lost with its pipe.
+    """
     sweep = sweeps.start(project, TUNESMITH_LEASE_SECONDS="6")
     sweeps.wait_for(project, "trial", 1)
     worker = sweeps.workers_of(sweep)[0]
     worker.suspend()
     worker.wait(timeout=30)
-    sweeps.finish(project, sweep)
-    assert "gave no sign of life for 6 s and was ended" in sweeps.log_of(project)
+    sweeps.wait_for_step(project, since=time.time())
+    sweeps.kill(sweep, "worker")
+    sweeps.wait_for_step(project, since=time.time())
+    for death in ("the worker gave no sign of life for 6 s and was ended", "worker ended with exit code -9"):
+        assert death in sweeps.log_of(project)
+    time.sleep(random.Random("coordinator").uniform(0, 1))
+    assert sweep.poll() is None
+    sweeps.kill(sweep, "coordinator")
+    sweeps.finish(project, sweeps.start(project, "--resume"))
     assert sweeps.left(project) == whole
+
+
+def test_a_sweep_killed_whole_resumes_under_its_first_parent_on_a_tracking_server(project, whole):
+    """Started and resumed by MLflow's launcher, on a real server that hands out artifacts itself."""
+    arguments = ("--experiment-name", "smoke", *sweeps.ENTRY_POINT, "-P", "trials=4")
+    with tracking_server(project) as uri:
+        sweep = sweeps.begin(project, sweeps.launcher("sweep", *arguments), MLFLOW_TRACKING_URI=uri)
+        sweeps.kill_within(project, sweep, "both", random.Random("both").uniform(0, 6))
+        resumption = sweeps.launcher("sweep", *arguments, "-P", "resume=yes")
+        sweeps.finish(project, sweeps.begin(project, resumption, MLFLOW_TRACKING_URI=uri))
+        client = MlflowClient(uri)
+        version = client.get_model_version_by_alias("smoke-bot", "candidate")
+        assert str(version.version) == "1"
+        assert client.get_run(version.run_id).info.artifact_uri.startswith("mlflow-artifacts:/")
+        kinds = sweeps.runs_by_kind(client)
+    (parent,) = kinds["sweep"]
+    assert kinds["resumption"][0].data.tags["tunesmith.resumes"] == parent.info.run_id
+    for kind in ("base", "trial", "confirmation", "holdout"):
+        assert {run.data.tags["mlflow.parentRunId"] for run in kinds[kind]} == {parent.info.run_id}
+    everything = [run for found in kinds.values() for run in found]
+    assert all(run.info.status in {"FINISHED", "KILLED"} for run in everything)
+    assert [run.data.tags["tunesmith.trial"] for run in kinds["trial"]] == ["0", "1", "2", "3"]
+    assert sweeps.left(project) == whole
+    assert list((project / "artifacts").rglob("adapter_model.safetensors"))
+    assert not (project / "mlruns").exists()
 
 
 @pytest.fixture
