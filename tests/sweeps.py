@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import optuna
@@ -87,28 +86,12 @@ def runs_of(project: pathlib.Path, kind: str) -> list[Run]:
 
 def wait_for(project: pathlib.Path, kind: str, count: int, seconds: float = 90) -> None:
     """Until so many runs of a kind exist."""
-    wait_until(project, lambda: len(runs_of(project, kind)) >= count, f"{count} runs of kind {kind}", seconds)
-
-
-def wait_for_step(project: pathlib.Path, since: float, seconds: float = 90) -> None:
-    """Until a trial has made a step after a time, in seconds since the epoch."""
-
-    def made() -> bool:
-        client = client_of(project)
-        trials = [run.info.run_id for run in runs_of(project, "trial")]
-        points = [point for run_id in trials for point in client.get_metric_history(run_id, "train/loss")]
-        return any(point.timestamp > 1000 * since for point in points)
-
-    wait_until(project, made, "step of a trial", seconds)
-
-
-def wait_until(project: pathlib.Path, condition: Callable[[], bool], what: str, seconds: float) -> None:
     until = time.monotonic() + seconds
     while time.monotonic() < until:
-        if condition():
+        if len(runs_of(project, kind)) >= count:
             return
         time.sleep(0.1)
-    raise AssertionError(f"no {what} within {seconds} s: {log_of(project)[-2000:]}")
+    raise AssertionError(f"no {count} runs of kind {kind} within {seconds} s: {log_of(project)[-2000:]}")
 
 
 def workers_of(sweep: subprocess.Popen[str]) -> list[psutil.Process]:

@@ -106,8 +106,11 @@ def serve(pipe: Connection, experiment: Experiment, seat: Seat, log: str, enviro
 
 
 def _load(experiment: Experiment, seat: Seat) -> "Workbench":
+    from tqdm import tqdm
+
     from tunesmith.sweep.workbench import Workbench  # torch and what follows are for the worker alone
 
+    tqdm.set_lock(threading.RLock())  # its own has a semaphore, which a worker that is ended by force leaves behind
     return Workbench(experiment, seat=seat.number)
 
 
