@@ -61,9 +61,9 @@ class Sweep:
         study = optuna.load_study(study_name=optuna.get_all_study_names(storage)[0], storage=storage)
         trials = study.get_trials(deepcopy=False)
         for trial in trials:
-            log.add(**_record(trial, began))
-        ends = [known["at"] for known in log.trials.values()]
-        log.add(seconds=max(ends), cut=len(log.trials) < self.side.trials, **facts)
+            if trial.datetime_complete is not None:  # else it waited in the queue when the time was spent
+                log.add(**_record(trial, began))
+        log.add(seconds=log.seconds, cut=len(log.trials) < self.side.trials, **facts)
 
 
 def _record(trial: FrozenTrial, began: float) -> dict[str, Any]:

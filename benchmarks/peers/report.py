@@ -6,6 +6,7 @@ from typing import Any
 
 WITHIN = 1.01
 OURS = "tunesmith"
+PARTS = {"tune": "on the search's tune rows", "every": "on all"}
 TARGETS = {"defaults": 15.0, "strong": 6.0}
 Curve = list[tuple[float, float]]
 
@@ -38,10 +39,11 @@ def against(peer: Mapping[str, Any], ours: Mapping[str, Any]) -> dict[str, Any] 
         "our_reached_s": mine,
         "peer_whole_s": peer["seconds"],
         "our_search_s": ours["seconds"],
-        "our_whole_s": ours.get("whole_s"),
+        "our_whole_s": ours["whole_s"],
         "peer_cut": peer["cut"],
         "times_to_target": None if mine is None or when is None else when / mine,
         "times_whole": None if mine is None else peer["seconds"] / mine,
+        "times_all": peer["seconds"] / ours["whole_s"],
     }
 
 
@@ -112,7 +114,8 @@ def _ratios(sides: Mapping[str, Mapping[str, Any]], found: Mapping[str, Mapping[
         mine = [values for key, values in found.items() if sides[key]["name"] == name]
         if mine:
             lines += ["", f"{name}, goal {goal:g}: {_spread(mine, 'times_to_target')} to within 1% of its best; "]
-            lines[-1] += f"its whole search over our time to there {_spread(mine, 'times_whole')}."
+            lines[-1] += f"its whole search over our time to there {_spread(mine, 'times_whole')}, over our whole "
+            lines[-1] += f"command {_spread(mine, 'times_all')}."
     cut = [key for key in found if sides[key]["cut"]]
     if cut:
         lines += ["", f"Cut off: {', '.join(cut)}. Its best is that of the trials it began; nothing is extrapolated."]
@@ -159,7 +162,19 @@ def _retrained(retrained: Mapping[str, Sequence[Mapping[str, float]]]) -> list[s
     lines += ["| winner of | seed | loss on the search's tune rows | on all tune rows |", "|---|---:|---:|---:|"]
     for key, found in retrained.items():
         lines += [f"| {key} | {one['seed']} | {one['tune']:.4f} | {one['every']:.4f} |" for one in found]
+    for name in TARGETS:
+        parts = [f"{where} {_change(retrained, name, part)}" for part, where in PARTS.items()]
+        lines += ["", f"Our winner's loss over that of {name}, same seeds: {'; '.join(parts)}."]
     return lines
+
+
+def _change(retrained: Mapping[str, Sequence[Mapping[str, float]]], name: str, part: str) -> str:
+    values = []
+    for key, found in retrained.items():
+        theirs = {one["seed"]: one[part] for one in retrained.get(key.replace(OURS, name), ())}
+        if key.startswith(OURS):
+            values += [one[part] / theirs[one["seed"]] for one in found if one["seed"] in theirs]
+    return f"{statistics.median(values):.4f} ({min(values):.4f} to {max(values):.4f})" if values else "not known"
 
 
 def fastest(flags: Mapping[str, Sequence[Mapping[str, float]]], *, usual: str) -> str:
