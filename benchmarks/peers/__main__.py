@@ -83,10 +83,10 @@ def run(side: Side, judge: Judge) -> None:
     if not side.rows_file.is_file():
         encode(side)
     if "seconds" not in log.facts or (log.facts["cut"] and side.name != OURS):
-        log.add(machine=machine(), flags=side.flags if side.name == "strong" else None)
         if side.name == OURS:
             Sweep(side).run()
         else:
+            log.add(machine=machine(), flags=side.flags if side.name == "strong" else None)
             (by_defaults if side.name == "defaults" else run_strong)(side)
     judge.judge(side, Log.of(side))
 
@@ -212,7 +212,9 @@ def main() -> int:
     options = parsed()
     shared = {**check_setting(options), "folder": str(options.state.resolve()), "minutes": options.minutes}
     judge, chosen = Judge(), ""
-    every = [Side(name, seed, **shared) for seed in options.seeds for name in NAMES]
+    seeds = {*options.seeds, *(int(path.stem.rpartition("-")[2]) for path in options.state.glob("*-*.jsonl"))}
+    every = [Side(name, seed, **shared) for seed in sorted(seeds) for name in NAMES]
+    mine = [n for n, side in enumerate(every) if side.seed in options.seeds]
 
     def keep() -> list[Side]:
         nonlocal chosen
@@ -223,12 +225,13 @@ def main() -> int:
         return sides
 
     if options.flags:
-        time_flags(every[: len(options.seeds) * len(NAMES) : len(NAMES)], judge, rows=options.flag_rows)
-    for n in range(len(every)):
+        time_flags([every[n] for n in mine[:: len(NAMES)]], judge, rows=options.flag_rows)
+    for n in mine:
         if every[n].name in options.sides:
             run(keep()[n], judge)
     if options.retrain:
-        retrain(keep(), judge, options.retrain)
+        sides = keep()
+        retrain([sides[n] for n in mine], judge, options.retrain)
     keep()
     return 0
 

@@ -11,17 +11,22 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from benchmarks.bench import project
+from benchmarks.bench import machine, project
 from benchmarks.peers.search import Log, Side
 from tunesmith.models.bundled import cache_folder
 
 
 class Sweep:
-    """Our side: the command in a project of its own; its adapters are kept before the sweep clears them away."""
+    """Our side: the command in a project of its own; its adapters are kept before the sweep clears them away.
+
+    One that was cut off begins anew, so that its clock is that of one command.
+    """
 
     def __init__(self, side: Side) -> None:
         self.side, self.folder = side, side.path / f"project-{side.seed}"
-        shutil.rmtree(self.folder, ignore_errors=True)
+        for left in (self.folder, side.path / "adapters" / side.key):
+            shutil.rmtree(left, ignore_errors=True)
+        Log.of(side).path.unlink(missing_ok=True)
         self.folder.mkdir()
         self.variables = project(self.folder)
         self.ended = threading.Event()
@@ -34,6 +39,7 @@ class Sweep:
         limit = [] if side.minutes is None else ["--max-hours", str(side.minutes / 60)]
         command = [sys.executable, "-m", "tunesmith", "sweep", side.experiment, "--space", side.space]
         command += ["--policy", side.policy, "--trials", str(side.trials), *changes, *limit]
+        found = machine()
         keeper = threading.Thread(target=self._keep_adapters)
         keeper.start()
         began = time.time()
@@ -46,7 +52,7 @@ class Sweep:
         if done.returncode:
             raise SystemExit(f"tunesmith sweep failed: {done.stderr.decode()[-2000:]}")
         calibrated = (slots.read_bytes() if slots.is_file() else b"") != before
-        self._write_down(began, whole_s=whole, calibrated=calibrated)
+        self._write_down(began, machine=found, whole_s=whole, calibrated=calibrated)
 
     def _keep_adapters(self) -> None:
         while not self.ended.wait(1.0):
@@ -59,11 +65,11 @@ class Sweep:
     def _write_down(self, began: float, **facts: Any) -> None:
         log, storage = Log.of(self.side), f"sqlite:///{self.folder / 'optuna.db'}"
         study = optuna.load_study(study_name=optuna.get_all_study_names(storage)[0], storage=storage)
-        trials = study.get_trials(deepcopy=False)
-        for trial in trials:
+        log.add(**facts)
+        for trial in study.get_trials(deepcopy=False):
             if trial.datetime_complete is not None:  # else it waited in the queue when the time was spent
                 log.add(**_record(trial, began))
-        log.add(seconds=log.seconds, cut=len(log.trials) < self.side.trials, **facts)
+        log.add(seconds=log.seconds, cut=len(log.trials) < self.side.trials)
 
 
 def _record(trial: FrozenTrial, began: float) -> dict[str, Any]:

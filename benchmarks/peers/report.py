@@ -76,8 +76,8 @@ def text(result: Mapping[str, Any]) -> str:
 
 
 def _sides(sides: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    lines = ["| side and seed | trials begun | complete | pruned | failed | best loss | seconds | a trial |"]
-    lines += ["|---|---:|---:|---:|---:|---:|---:|---:|"]
+    lines = ["| side, seed | trials begun | complete | pruned | failed | best loss | seconds | a trial | load before |"]
+    lines += ["|---|---:|---:|---:|---:|---:|---:|---:|---:|"]
     for key, side in sides.items():
         states = [trial["state"] for trial in side["trials"]]
         best = f"{curve(side)[-1][1]:.4f}" if curve(side) else "none"
@@ -86,6 +86,7 @@ def _sides(sides: Mapping[str, Mapping[str, Any]]) -> list[str]:
         pace = f"{side['seconds'] / len(states):.1f}" if states else ""
         least = "at least " if side["cut"] else ""
         lines.append(f"| {key} | {wanted} | {counts} | {best} | {least}{side['seconds']:.0f} | {pace} |")
+        lines[-1] += f" {side['machine']['load_before']} |"
     for key, side in sides.items():
         if "whole_s" in side:
             calibrated = "measured within it" if side["calibrated"] else "known from before"
