@@ -101,25 +101,31 @@ def _ratios(sides: Mapping[str, Mapping[str, Any]], found: Mapping[str, Mapping[
     lines = ["| peer and seed | its best | ours | within 1% of its best: peer | ours | times | its whole / ours |"]
     lines += ["|---|---:|---:|---:|---:|---:|---:|"]
     for key, values in found.items():
-        least = "at least " if values["peer_cut"] else ""
+        so_far = " (so far)" if values["peer_cut"] else ""
         cells = [
-            f"{values['peer_best']:.4f}" + (" (so far)" if values["peer_cut"] else ""),
+            f"{values['peer_best']:.4f}{so_far}",
             "none" if values["our_best"] is None else f"{values['our_best']:.4f}",
             f"{values['peer_reached_s']:.0f} s",
             "not reached" if values["our_reached_s"] is None else f"{values['our_reached_s']:.0f} s",
-            _times(values["times_to_target"]),
-            least + _times(values["times_whole"]) if values["times_whole"] else "",
+            _times(values["times_to_target"]) + so_far,
+            _times(values["times_whole"]) + so_far,
         ]
         lines.append(f"| {key} | " + " | ".join(cells) + " |")
     for name, goal in TARGETS.items():
         mine = [values for key, values in found.items() if sides[key]["name"] == name]
+        whole = [values for values in mine if not values["peer_cut"]]
         if mine:
-            lines += ["", f"{name}, goal {goal:g}: {_spread(mine, 'times_to_target')} to within 1% of its best; "]
-            lines[-1] += f"its whole search over our time to there {_spread(mine, 'times_whole')}, over our whole "
-            lines[-1] += f"command {_spread(mine, 'times_all')}."
+            shown, so_far = whole or mine, "" if whole else " so far"
+            lines += [
+                "",
+                f"{name}, goal {goal:g}:{so_far} {_spread(shown, 'times_to_target')} to within 1% of its best; ",
+            ]
+            lines[-1] += f"its search over our time to there {_spread(shown, 'times_whole')}, over our whole "
+            lines[-1] += f"command {_spread(shown, 'times_all')}."
     cut = [key for key in found if sides[key]["cut"]]
     if cut:
-        lines += ["", f"Cut off: {', '.join(cut)}. Its best is that of the trials it began; nothing is extrapolated."]
+        lines += ["", f"Cut off: {', '.join(cut)}. Best, times and ratios are those of the trials it began;"]
+        lines[-1] += " a whole search would take longer and might find a lower loss, which we would reach later."
     return lines
 
 
@@ -132,7 +138,7 @@ def _spread(found: Sequence[Mapping[str, Any]], name: str) -> str:
     if not values:
         return "not reached"
     missed = f", not reached by {len(found) - len(values)}" if len(values) < len(found) else ""
-    return f"{statistics.median(values):.1f} ({min(values):.1f} to {max(values):.1f}, {len(values)} seeds{missed})"
+    return f"{statistics.median(values):.1f} ({min(values):.1f} to {max(values):.1f}, seeds: {len(values)}{missed})"
 
 
 def _curves(sides: Mapping[str, Mapping[str, Any]]) -> list[str]:
