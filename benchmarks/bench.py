@@ -5,6 +5,7 @@ import json
 import os
 import pathlib
 import platform
+import shutil
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -120,6 +121,17 @@ def machine() -> dict[str, Any]:
         "load_before": round(os.getloadavg()[0], 2),
         **{name: version(name) for name in ("torch", "transformers", "trl", "peft")},
     }
+
+
+def project(folder: pathlib.Path) -> dict[str, str]:
+    """Make a folder a project like this one, with stores of its own; the environment to run commands in it."""
+    for name in ("experiments", "search_spaces", "registry"):
+        shutil.copytree(ROOT / name, folder / name)
+    for name in ("MLproject", "pyproject.toml"):
+        shutil.copy(ROOT / name, folder)
+    own = ("MLFLOW_TRACKING_URI", "MLFLOW_RUN_ID", "TUNESMITH_STUDY_STORAGE")
+    kept = {name: value for name, value in os.environ.items() if name not in own}
+    return {**kept, "PYTHONPATH": str(ROOT / "src")}
 
 
 def write(name: str, text: str, values: Mapping[str, Any]) -> None:

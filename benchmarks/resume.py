@@ -12,7 +12,6 @@ import argparse
 import os
 import pathlib
 import random
-import shutil
 import signal
 import statistics
 import subprocess
@@ -22,7 +21,8 @@ import time
 
 from mlflow import MlflowClient
 
-from benchmarks.bench import ROOT, machine, timed, write
+from benchmarks.bench import machine, timed, write
+from benchmarks.bench import project as make_project
 
 SWEEP = [
     "experiments/support.yaml",
@@ -48,15 +48,9 @@ class Sweep:
     """A sweep in a folder of its own that can be killed and resumed."""
 
     def __init__(self, project: pathlib.Path) -> None:
-        for name in ("experiments", "search_spaces", "registry"):
-            shutil.copytree(ROOT / name, project / name)
-        shutil.copy(ROOT / "MLproject", project)
-        shutil.copy(ROOT / "pyproject.toml", project)
+        self.variables = {**make_project(project), "TUNESMITH_CPU_WORKERS": "1"}
         self.project = project
         self.client = MlflowClient(f"sqlite:///{project / 'mlflow.db'}")
-        self.variables = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "TUNESMITH_CPU_WORKERS": "1"}
-        for name in ("MLFLOW_TRACKING_URI", "MLFLOW_RUN_ID"):
-            self.variables.pop(name, None)
 
     def start(self, *more: str) -> subprocess.Popen[bytes]:
         """Begin, or go on, in a process group of its own."""

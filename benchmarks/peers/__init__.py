@@ -1,0 +1,1 @@
+"""A sweep against what people do today: Optuna around TRL."""
