@@ -42,7 +42,7 @@ def losses(client, run_id, name):
 def test_two_processes_train_as_one_does(project, monkeypatch):
     """30 rows in batches of 4 leave 2 for an epoch's last step; rows, steps and losses are those of one process."""
     done = started(project, CHANGES)
-    out, err = done.communicate(timeout=300)
+    out, err = done.communicate(timeout=600)
     assert done.returncode == 0, err[-3000:]
     value = json.loads(out)
     client = MlflowClient(f"sqlite:///{project / 'mlflow.db'}")

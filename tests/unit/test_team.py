@@ -54,7 +54,7 @@ def test_a_batch_is_split_over_processes_and_passes():
     ("changes", "size", "parallel", "message"),
     [
         ({}, CORES + 1, "ddp", f"--nproc {CORES + 1}: this machine has {CORES} cores; use at most {CORES}"),
-        ({"batch_size": 3}, 2, "ddp", "smoke.yaml:10: method.batch_size: 3 is not a multiple of 2, one pass of 2 proc"),
+        ({"batch_size": 3}, 2, "ddp", "smoke.yaml: method.batch_size: 3 is not a multiple of 2, one pass of 2 proc"),
         ({"batch_size": 6, "micro_batch": 2}, 2, "ddp", "6 is not a multiple of 4, one pass of 2 processes with micro"),
         ({}, 2, "fsdp", "--parallel fsdp: needs CUDA devices, of which there are none here; use ddp"),
         ({}, 1, "fsdp", "--parallel fsdp: one process has nobody to share weights with; add --nproc"),

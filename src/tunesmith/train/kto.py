@@ -63,13 +63,12 @@ def build_trainer(
     """
     method, own = config_of(experiment), team()
     size = own.rows_at_once(method) * own.size  # the rows of all processes' passes are one micro-batch
-    order = mixed_order(data.train, batch_size=size, seed=experiment.seed)
-    rows = [data.train[n] for n in order][: own.even(len(order))]
+    rows = [data.train[n] for n in mixed_order(data.train, batch_size=size, seed=experiment.seed)]
     network, at_once = model.get_base_model().eval(), scored_at_once(experiment)
     with leader_first(own):
         for asked in (matched(data.tune), mismatched(data.tune, len(data.tune))):
             data.reference.learn(network, asked, batch_size=at_once)
-        columns = table(network, rows, size=size, reference=data.reference, at_once=at_once)
+        columns = table(network, rows[: own.even(len(rows))], size=size, reference=data.reference, at_once=at_once)
     trainer = SharedReferenceKTOTrainer(
         model=model,
         args=KTOConfig(
