@@ -151,7 +151,10 @@ def plan(experiment: Experiment) -> tuple[Any, str]:
 @click.option("--allow-drift", is_flag=True, help="With --resume: go on although data, space or model were changed.")
 @json_option
 def sweep(experiment: Experiment, space: str, policy: str, **options: Any) -> tuple[Any, str]:
-    """Search, confirm the best on fresh seeds, and register the winner as candidate."""
+    """Search, confirm the best on fresh seeds, and register the winner as candidate.
+
+    There is one worker for each CUDA device, so trials take no --nproc.
+    """
     loaded_space, loaded_policy = SearchSpace.from_yaml(space), Policy.from_yaml(policy)
     forkserver.start()  # before this process loads what it needs: the two take about as long
     from tunesmith import pipeline

@@ -70,11 +70,15 @@ def _packages() -> Iterator[Diagnosis]:
 def _device() -> Iterator[Diagnosis]:
     from tunesmith.config.experiment import ModelConfig
     from tunesmith.models.device import place
+    from tunesmith.train.launch import limit
 
-    placement = place(ModelConfig(base="any"))
+    config = ModelConfig(base="any")
+    placement = place(config)
     slow = placement.device == "cpu" and "no faster" in placement.reason
     remedy = "fine for the demo; models above 1B weights want a CUDA GPU" if slow else ""
     yield Diagnosis("device", "ok", f"{placement.describe()}, {os.cpu_count()} cores", remedy)
+    most, what = limit(config)
+    yield Diagnosis("processes", "ok", f"a single training takes --nproc up to {most} ({what})")
 
 
 def _environment_managers() -> Iterator[Diagnosis]:

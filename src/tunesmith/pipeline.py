@@ -22,7 +22,7 @@ from tunesmith.evaluate.forgetting import forgetting
 from tunesmith.judgement import judge
 from tunesmith.models.device import device_for
 from tunesmith.models.references import resolve
-from tunesmith.progress import Bar, Progress
+from tunesmith.progress import Progress
 from tunesmith.records import AuditReport, Scores, TrainedRun, Verdict
 from tunesmith.registry import evidence, page, versions
 from tunesmith.registry.verify import read_json
@@ -31,7 +31,7 @@ from tunesmith.sweep.closing import finish, log_search, log_winner
 from tunesmith.sweep.confirmation import Candidate, confirm
 from tunesmith.sweep.coordinator import Coordinator
 from tunesmith.sweep.executors import LocalWorker
-from tunesmith.sweep.following import log_training
+from tunesmith.sweep.following import RunReporter, log_training
 from tunesmith.sweep.opening import Resume, begin_with_earlier, check_sweepable, open_sweep
 from tunesmith.sweep.protocol import Items, Job
 from tunesmith.sweep.search import Search
@@ -40,6 +40,7 @@ from tunesmith.tracking.command import relative_to_project, run_command
 from tunesmith.tracking.datasets import log_dataset
 from tunesmith.tracking.runs import Killed, Run
 from tunesmith.tracking.scores import log_change, log_scores, log_scores_of
+from tunesmith.train.team import team
 
 SHOWN = ("model.base", "adapter.", "method.")
 SINGLE_RUN_MARKS = (0.25, 0.5, 0.75, 1.0)
@@ -91,6 +92,7 @@ def train_one(experiment: Experiment, progress: Progress) -> tuple[str, TrainedR
     report = preflight(experiment)
     kind = experiment.method.kind
     run = runs.adopt_or_create(experiment.name, f"{experiment.name}-{kind}", kind=kind)
+    team().announce(run.id)
     with runs.recording(run), tempfile.TemporaryDirectory(dir=store.state_folder()) as folder:
         bench = Workbench(experiment)
         log_run(run, experiment, report)
@@ -102,7 +104,8 @@ def train_one(experiment: Experiment, progress: Progress) -> tuple[str, TrainedR
             counted = "of the training tokens count in the loss: what stands between ⟦ and ⟧"
             progress.note(f"{share:.1%} {counted}\n{preview}")
         shared = {"base_sha256": ready.base_sha256, "threads": ready.threads, "seed": experiment.seed}
-        run.tags({**shared, "command": run_command(experiment), **runs.provenance()})
+        command = run_command(experiment) + team().options
+        run.tags({**shared, **team().tags, "command": command, **runs.provenance()})
         log_dataset(run, training_rows(bench.dataset, experiment.data), context="training")
         job = Job(experiment, "tune", folder, fractions=SINGLE_RUN_MARKS)
         before = bench.score(dataclasses.replace(job, train=False)) if kind == "rlhf" else None
@@ -118,26 +121,12 @@ def train_one(experiment: Experiment, progress: Progress) -> tuple[str, TrainedR
         return run.id, done.trained, done.scores
 
 
-class RunReporter:
-    """Writes a training's progress to its run and to the terminal."""
+def assist_one(experiment: Experiment) -> None:
+    """What `train_one` asks of every other process of its team: to train, and to write nothing."""
+    from tunesmith.sweep.workbench import Workbench
 
-    def __init__(self, run: Run, progress: Progress, bar: Bar) -> None:
-        self.run = run
-        self.progress = progress
-        self.bar = bar
-
-    def begin(self, steps: int, *, step: int = 0) -> None:
-        """A training begins."""
-        self.bar.begin(steps, step=step)
-
-    def metrics(self, values: dict[str, float], *, step: int) -> None:
-        """An optimiser step is done."""
-        self.run.metrics(values, step=step)
-        self.bar.step(values, step)
-
-    def rung(self, fraction: float, *, step: int, tune_loss: float) -> None:
-        """A share of the training is done."""
-        self.progress.note(f"  {fraction:>4.0%}  step {step}  tune/loss {tune_loss:.3f}")
+    with tempfile.TemporaryDirectory() as folder:
+        Workbench(experiment).assist(Job(experiment, "tune", folder, fractions=SINGLE_RUN_MARKS))
 
 
 def log_run(run: Run, experiment: Experiment, report: AuditReport) -> None:

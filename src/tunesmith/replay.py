@@ -98,6 +98,8 @@ def differences(run: Run) -> tuple[str, ...]:
         recorded = run.tag(key)
         if recorded and recorded != now.get(key):
             found.append(f"{name}: {recorded[:24]} then, {str(now.get(key, 'none'))[:24]} now")
+    if run.tag("processes"):
+        found.append(f"processes: {run.tag('processes')} trained together then, 1 now")
     if run.tag("git_dirty") == "true" or now.get("git_dirty") == "true":
         found.append("sources were changed and not committed, then or now")
     return tuple(found)

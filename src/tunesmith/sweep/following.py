@@ -62,6 +62,28 @@ class Follower:
             followed.run.metrics({"tune/progress": news.fraction}, step=news.step)
 
 
+class RunReporter:
+    """Writes a training's progress to its run and to the terminal."""
+
+    def __init__(self, run: Run, progress: Progress, bar: Bar) -> None:
+        self.run = run
+        self.progress = progress
+        self.bar = bar
+
+    def begin(self, steps: int, *, step: int = 0) -> None:
+        """A training begins."""
+        self.bar.begin(steps, step=step)
+
+    def metrics(self, values: dict[str, float], *, step: int) -> None:
+        """An optimiser step is done."""
+        self.run.metrics(values, step=step)
+        self.bar.step(values, step)
+
+    def rung(self, fraction: float, *, step: int, tune_loss: float) -> None:
+        """A share of the training is done."""
+        self.progress.note(f"  {fraction:>4.0%}  step {step}  tune/loss {tune_loss:.3f}")
+
+
 def log_training(run: Run, trained: TrainedRun) -> None:
     """Log the summary of a training, its losses as a picture, and SHA-256s of its weights, which replays compare."""
     run.metrics({name: value for name, value in trained.metrics.items() if name not in trained.curves})

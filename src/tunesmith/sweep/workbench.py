@@ -32,9 +32,9 @@ from tunesmith.sweep.protocol import Done, Items, Job, Ready, Sharing
 from tunesmith.sweep.racing import race
 from tunesmith.train.encode import mask_preview, render, supervised_share
 from tunesmith.train.method import Method, method_of
-from tunesmith.train.recorder import Recorder, Reporter, TrainingData
+from tunesmith.train.recorder import Recorder, Reporter, TrainingData, Unheard
 from tunesmith.train.reference import Reference
-from tunesmith.train.run import save_adapter, start_of, trained_adapter
+from tunesmith.train.run import save_adapter, start_of, train_beside, trained_adapter
 from tunesmith.train.slots.calibrate import calibrate
 from tunesmith.train.slots.coverage import covers
 from tunesmith.train.slots.engine import DEFAULT_LIMITS, Engine
@@ -94,6 +94,12 @@ class Workbench:
         training = trained_adapter(base, self.tokenizer, job.experiment, recorder, folder=folder, slots=job.slots)
         with training as (model, trained):
             return replace(self._checked_scores(model, job), trained=trained)
+
+    def assist(self, job: Job) -> None:
+        """Take part in a training job that another process of the team does."""
+        recorder = Recorder(self.training_data(job), fractions=job.fractions, reporter=Unheard())
+        base, folder = start_of(self.base, job.experiment), pathlib.Path(job.folder)
+        train_beside(base, self.tokenizer, job.experiment, recorder, folder=folder)
 
     def training_data(self, job: Job) -> TrainingData:
         """The encoded rows of a training job."""

@@ -7,18 +7,20 @@ import torch
 from transformers import PreTrainedModel
 
 from tunesmith.config.experiment import Experiment
+from tunesmith.train import sharding
+from tunesmith.train.team import team
 
 SCHEDULERS = {"linear": "linear", "cosine": "cosine", "constant": "constant_with_warmup"}
 
 
 def arguments(experiment: Experiment, model: PreTrainedModel, folder: pathlib.Path) -> dict[str, Any]:
     """The experiment's method in the terms of transformers' `TrainingArguments`."""
-    method = experiment.method
+    method, own = experiment.method, team()
     on_cpu = model.device.type == "cpu"
     return {
         "output_dir": str(folder),
-        "per_device_train_batch_size": method.rows_at_once,
-        "gradient_accumulation_steps": method.batch_size // method.rows_at_once,
+        "per_device_train_batch_size": own.rows_at_once(method),
+        "gradient_accumulation_steps": own.passes(method),
         "learning_rate": method.learning_rate,
         "num_train_epochs": method.epochs,
         "weight_decay": method.weight_decay,
@@ -36,4 +38,6 @@ def arguments(experiment: Experiment, model: PreTrainedModel, folder: pathlib.Pa
         "report_to": "none",
         "disable_tqdm": True,
         "dataloader_pin_memory": not on_cpu,
+        "ddp_find_unused_parameters": False,  # all that is trained is in every forward pass
+        **(sharding.ARGUMENTS if own.parallel == "fsdp" else {}),
     }

@@ -1,5 +1,6 @@
 """DPO through TRL's DPOTrainer, with reference log-probabilities that all trials share."""
 
+import functools
 import pathlib
 from collections.abc import Sequence
 from types import SimpleNamespace
@@ -16,15 +17,16 @@ from tunesmith.config.method import DpoConfig as Dpo
 from tunesmith.train.arguments import arguments
 from tunesmith.train.encode import IGNORED
 from tunesmith.train.method import Method
-from tunesmith.train.order import EpochOrder
+from tunesmith.train.ordered import OrderedRows
 from tunesmith.train.pairs import Pair, encode_pairs
 from tunesmith.train.preference import both, pair_figures
 from tunesmith.train.recorder import TrainingData
 from tunesmith.train.reference import policy_logprobs
 from tunesmith.train.replies import grouped, token_logprobs
+from tunesmith.train.team import inside, leader_first, team
 
 
-class SharedPromptDPOTrainer(DPOTrainer):
+class SharedPromptDPOTrainer(OrderedRows, DPOTrainer):
     """DPOTrainer over pairs whose tokens and reference are known, which runs a pair's prompt once.
 
     TRL runs the prompt with each of its replies, and on a CPU its output layer over every position.
@@ -36,19 +38,19 @@ class SharedPromptDPOTrainer(DPOTrainer):
     def _precompute_ref_logps(self, dataset: Any, *args: Any) -> Any:
         return dataset
 
-    def _get_train_sampler(self, train_dataset: Any = None) -> EpochOrder:
+    def row_lengths(self) -> list[int]:
+        """The length in tokens of each training pair."""
         names = ("prompt_ids", "chosen_ids", "rejected_ids")
-        lengths = [sum(map(len, parts)) for parts in zip(*(self.train_dataset[name] for name in names), strict=True)]
-        size = self.args.train_batch_size * self.args.gradient_accumulation_steps
-        return EpochOrder(lengths, batch_size=size, seed=self.args.data_seed)
+        return [sum(map(len, parts)) for parts in zip(*(self.train_dataset[name] for name in names), strict=True)]
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool) -> Any:
         if self.args.gradient_checkpointing:  # which keeps no cache to share a prompt by
             return super()._compute_loss(model, inputs, return_outputs)
-        network = self.accelerator.unwrap_model(model).get_base_model()
+        network = self.accelerator.unwrap_model(model)
+        outputs = functools.partial(reply_outputs, network.get_base_model())
 
         def policy(input_ids: torch.Tensor, labels: torch.Tensor, **_: Any) -> SimpleNamespace:
-            return reply_outputs(network, input_ids, labels)
+            return inside(model, network, outputs, input_ids, labels)
 
         return super()._compute_loss(policy, inputs, return_outputs)
 
@@ -88,8 +90,9 @@ def build_trainer(
     """
     method = config_of(experiment)
     network, at_once = model.get_base_model().eval(), experiment.evaluation.batch_size
-    data.reference.learn(network, both(data.tune), batch_size=at_once)
-    values = data.reference.learn(network, both(data.train), batch_size=at_once)
+    with leader_first(team()):
+        data.reference.learn(network, both(data.tune), batch_size=at_once)
+        values = data.reference.learn(network, both(data.train), batch_size=at_once)
     trainer = SharedPromptDPOTrainer(
         model=model,
         args=DPOConfig(

@@ -15,10 +15,12 @@ from tunesmith.config.method import KtoConfig as Kto
 from tunesmith.records import Row
 from tunesmith.train.arguments import arguments
 from tunesmith.train.method import Method
-from tunesmith.train.order import epoch_order
+from tunesmith.train.order import epoch_order, own_share
+from tunesmith.train.ordered import OwnRows
 from tunesmith.train.pairs import Reply, encode_reply
 from tunesmith.train.recorder import TrainingData
 from tunesmith.train.reference import Asked, Reference, policy_logprobs
+from tunesmith.train.team import leader_first, team
 
 
 def encode(rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, *, max_length: int) -> list[Reply]:
@@ -35,7 +37,7 @@ def encode(rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, *, max_lengt
     return encoded
 
 
-class SharedReferenceKTOTrainer(KTOTrainer):
+class SharedReferenceKTOTrainer(OwnRows, KTOTrainer):
     """KTOTrainer over rows whose tokens and reference log-probabilities are known already."""
 
     def _prepare_dataset(self, dataset: Any, *args: Any) -> Any:
@@ -59,14 +61,14 @@ def build_trainer(
     TRL estimates the KL divergence of a micro-batch from its replies, each after the next row's prompt. So the order
     is that of one epoch for all; it depends on the seed alone.
     """
-    method = config_of(experiment)
-    size = method.rows_at_once
-    order = mixed_order(data.train, batch_size=size, seed=experiment.seed)
-    rows = [data.train[n] for n in order]
+    method, own = config_of(experiment), team()
+    size = own.rows_at_once(method) * own.size  # the rows of all processes' passes are one micro-batch
+    rows = [data.train[n] for n in mixed_order(data.train, batch_size=size, seed=experiment.seed)]
     network, at_once = model.get_base_model().eval(), scored_at_once(experiment)
-    for asked in (matched(data.tune), mismatched(data.tune, len(data.tune))):
-        data.reference.learn(network, asked, batch_size=at_once)
-    columns = table(network, rows, size=size, reference=data.reference, at_once=at_once)
+    with leader_first(own):
+        for asked in (matched(data.tune), mismatched(data.tune, len(data.tune))):
+            data.reference.learn(network, asked, batch_size=at_once)
+        columns = table(network, rows[: own.even(len(rows))], size=size, reference=data.reference, at_once=at_once)
     trainer = SharedReferenceKTOTrainer(
         model=model,
         args=KTOConfig(
@@ -79,7 +81,7 @@ def build_trainer(
             dataloader_drop_last=len(rows) % size == 1,  # a lone row has no other to estimate the KL from
             max_length=None,  # rows are cut, and counted, when they are encoded
         ),
-        train_dataset=Dataset.from_dict(columns),
+        train_dataset=Dataset.from_dict({name: own_share(values, own) for name, values in columns.items()}),
         processing_class=tokenizer,
         callbacks=list(callbacks),
     )

@@ -8,6 +8,7 @@ from tunesmith.config.experiment import Experiment
 from tunesmith.errors import ConfigError
 from tunesmith.models.device import free_memory_mb, place
 from tunesmith.train.slots.coverage import targeted
+from tunesmith.train.team import team
 
 ADAM_BYTES = 16  # float32 weight, gradient and two moments of each trained weight
 NF4_BYTES = 0.55
@@ -24,7 +25,7 @@ def estimate_memory(
     (parameters, trainable), (longest, supervised), method = weights, row, experiment.method
     itemsize = place(experiment.model).dtype.itemsize
     width = NF4_BYTES if experiment.adapter.kind == "qlora" else itemsize
-    batch = method.rows_at_once
+    batch = team().rows_at_once(method)
     layers = 1 if method.gradient_checkpointing else config.num_hidden_layers
     activations = batch * longest * config.hidden_size * layers * ACTIVATIONS_PER_WIDTH * itemsize / 2
     logits = 3 * batch * supervised * config.vocab_size * 4
@@ -38,7 +39,7 @@ def out_of_memory_text(experiment: Experiment, base: PreTrainedModel) -> str:
     """
     needed, method = _at_most_mb(experiment, base), experiment.method
     there = _whole_memory_mb(base.device)
-    micro = method.rows_at_once
+    micro = team().rows_at_once(method)
     changes: list[dict[str, object]] = [{"method.micro_batch": micro // 2}] if micro > 1 and not micro % 2 else []
     changes += [] if method.gradient_checkpointing else [{"method.gradient_checkpointing": True}]
     changes += [] if experiment.adapter.kind == "qlora" else [{"adapter.kind": "qlora"}]

@@ -12,6 +12,7 @@ from tunesmith.errors import ConfigError
 from tunesmith.models.architecture import Architecture, check_method
 from tunesmith.train.order import steps_per_epoch
 from tunesmith.train.recorder import TrainingData
+from tunesmith.train.team import team
 
 LOGGED = {"loss": "train/loss", "learning_rate": "train/learning_rate", "grad_norm": "train/grad_norm"}
 MODULES = {kind: f"tunesmith.train.{kind}" for kind in ("sft", "dpo", "kto", "reward", "rlhf")}
@@ -48,7 +49,7 @@ class Method:
 
 def steps_of(method: Method, experiment: Experiment, rows: int) -> int:
     """Optimiser steps of a training over so many encoded rows; raises `ConfigError` when there are none."""
-    size = experiment.method.batch_size
+    size, rows = experiment.method.batch_size, team().even(rows)
     per_epoch = rows // size if method.whole_batches else steps_per_epoch(rows, size)
     if not per_epoch:
         raise ConfigError(f"method.batch_size: {size} is more than the {rows} training rows; lower it")

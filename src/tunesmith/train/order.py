@@ -1,13 +1,18 @@
 """In which order a training sees its rows: a pure function of the seed and the epoch."""
 
 from collections.abc import Iterator, Sequence
+from typing import TypeVar
 
 import torch
 from torch.utils.data import Sampler
 
+from tunesmith.train.team import Team
+
 MOST_BATCHES = 50  # batches that are sorted by length together
 FEWEST_CHUNKS = 4  # chunks that a small data set is cut into all the same
 EPOCH_STRIDE = 1_000_003  # keeps (seed, epoch + 1) apart from (seed + 1, epoch)
+
+T = TypeVar("T")
 
 
 def epoch_order(lengths: Sequence[int], *, batch_size: int, seed: int, epoch: int) -> list[int]:
@@ -33,17 +38,30 @@ def steps_per_epoch(rows: int, batch_size: int) -> int:
 
 
 class EpochOrder(Sampler[int]):
-    """`epoch_order` as what a data loader draws from; `set_epoch` is called by whoever trains."""
+    """`epoch_order` as what a data loader draws from; `set_epoch` is called by whoever trains.
 
-    def __init__(self, lengths: Sequence[int], *, batch_size: int, seed: int) -> None:
+    Each process of a team draws its own share of it; `batch_size` is that of all together.
+    """
+
+    def __init__(self, lengths: Sequence[int], *, batch_size: int, seed: int, team: Team | None = None) -> None:
         self.lengths, self.batch_size, self.seed, self.epoch = lengths, batch_size, seed, 0
+        self.team = team or Team()
 
     def __len__(self) -> int:
-        return len(self.lengths)
+        return self.team.even(len(self.lengths)) // self.team.size
 
     def __iter__(self) -> Iterator[int]:
-        return iter(epoch_order(self.lengths, batch_size=self.batch_size, seed=self.seed, epoch=self.epoch))
+        order = epoch_order(self.lengths, batch_size=self.batch_size, seed=self.seed, epoch=self.epoch)
+        return iter(own_share(order, self.team))
 
     def set_epoch(self, epoch: int) -> None:
         """Which epoch comes next, counted from 0."""
         self.epoch = epoch
+
+
+def own_share(order: Sequence[T], team: Team) -> list[T]:
+    """What one process gets of rows in an epoch's order: every `size`-th one, so that a pass of all has the next rows.
+
+    All get equally many; up to `size` - 1 rows at the end of the order, others in each epoch, are left out.
+    """
+    return list(order[: team.even(len(order))][team.rank :: team.size])

@@ -33,6 +33,19 @@ class Reporter(Protocol):
         """A share of the training is done."""
 
 
+class Unheard:
+    """A reporter that nobody listens to: of a process that does not write."""
+
+    def begin(self, steps: int, *, step: int = 0) -> None:
+        """A training begins."""
+
+    def metrics(self, values: dict[str, float], *, step: int) -> None:
+        """An optimiser step is done."""
+
+    def rung(self, fraction: float, *, step: int, tune_loss: float) -> None:
+        """A share of the training is done."""
+
+
 @dataclass(frozen=True)
 class TrainingData:
     """Encoded rows: what is trained on, and what the tune loss is measured on."""

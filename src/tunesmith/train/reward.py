@@ -1,5 +1,6 @@
 """Reward models through TRL's RewardTrainer: the chosen reply of a pair is to get more than the rejected one."""
 
+import functools
 import pathlib
 from collections.abc import Sequence
 from typing import Any
@@ -16,38 +17,41 @@ from tunesmith.config.method import RewardConfig as Reward
 from tunesmith.models.reward import pair_margins, rewards
 from tunesmith.train.arguments import arguments
 from tunesmith.train.method import Method
-from tunesmith.train.order import EpochOrder
+from tunesmith.train.ordered import OrderedRows
 from tunesmith.train.pairs import Pair, encode_pairs
 from tunesmith.train.recorder import TrainingData
+from tunesmith.train.team import inside
 
 COLUMNS = ("prompt_ids", "chosen_ids", "rejected_ids")
 
 
-class SharedRewardTrainer(RewardTrainer):
+class SharedRewardTrainer(OrderedRows, RewardTrainer):
     """RewardTrainer that runs the prompt of a pair once, and reads the reward at the reply's very last token.
 
     TRL runs the prompt with each of its replies. It finds the end of a reply by its padding, which on a tokenizer
     that pads with its end mark is one token before that mark.
     """
 
-    def _get_train_sampler(self, train_dataset: Any = None) -> EpochOrder:
-        lengths = [sum(map(len, parts)) for parts in zip(*(self.train_dataset[name] for name in COLUMNS), strict=True)]
-        size = self.args.train_batch_size * self.args.gradient_accumulation_steps
-        return EpochOrder(lengths, batch_size=size, seed=self.args.data_seed)
+    def row_lengths(self) -> list[int]:
+        """The length in tokens of each training pair."""
+        return [sum(map(len, parts)) for parts in zip(*(self.train_dataset[name] for name in COLUMNS), strict=True)]
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> torch.Tensor:
         """Mean negative log-likelihood in nats of the pairs' order, and what keeps rewards near 0."""
-        network = self.accelerator.unwrap_model(model).get_base_model()
+        network = self.accelerator.unwrap_model(model)
         replies = list(zip(inputs["chosen_ids"], inputs["rejected_ids"], strict=True))
-        chosen, rejected = rewards(network, inputs["prompt_ids"], replies).view(-1, 2).T
+        rate = functools.partial(rewards, network.get_base_model())
+        chosen, rejected = inside(model, network, rate, inputs["prompt_ids"], replies).view(-1, 2).T
         margins = chosen - rejected
         loss = -logsigmoid(margins).mean() + self.args.center_rewards_coefficient * ((chosen + rejected) ** 2).mean()
-        self._total_train_tokens += sum(len(ids) for name in COLUMNS for ids in inputs[name])
+        tokens = torch.tensor(sum(len(ids) for name in COLUMNS for ids in inputs[name]), device=margins.device)
+        self._total_train_tokens += int(self.accelerator.gather(tokens).sum())
         self._metrics["train"]["num_tokens"] = [self._total_train_tokens]
-        self._metrics["train"]["accuracy"].append((margins > 0).float().mean().item())
-        self._metrics["train"]["margin"].append(margins.mean().item())
+        all_margins = self.accelerator.gather(margins.detach())
+        self._metrics["train"]["accuracy"].append((all_margins > 0).float().mean().item())
+        self._metrics["train"]["margin"].append(all_margins.mean().item())
         return loss
 
 

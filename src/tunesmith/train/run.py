@@ -52,6 +52,19 @@ def trained_adapter(
         yield model, save_adapter(model, recorder, folder)
 
 
+def train_beside(
+    base: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    experiment: Experiment,
+    recorder: Recorder,
+    *,
+    folder: pathlib.Path,
+) -> None:
+    """Take part in a training that another process of the team leads, and keep nothing of it."""
+    with out_of_memory_explained(experiment, base), TrlTraining(base, tokenizer, experiment, recorder, folder).run():
+        pass
+
+
 def save_adapter(model: PreTrainedModel, recorder: Recorder, folder: pathlib.Path) -> TrainedRun:
     """Save a trained adapter in `folder`, whole or not at all; returns the record of its training."""
     target = folder / "adapter"

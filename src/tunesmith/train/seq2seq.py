@@ -27,7 +27,7 @@ from tunesmith.records import Row
 from tunesmith.train.arguments import arguments
 from tunesmith.train.encode import IGNORED, assistant_spans
 from tunesmith.train.method import Method
-from tunesmith.train.order import EpochOrder
+from tunesmith.train.ordered import OrderedRows
 from tunesmith.train.recorder import TrainingData
 
 
@@ -95,24 +95,26 @@ def target_nll(model: Any, network: PreTrainedModel, batch: dict[str, torch.Tens
     return nll, int((labels != IGNORED).sum())
 
 
-class OrderedSeq2SeqTrainer(Seq2SeqTrainer):
+class OrderedSeq2SeqTrainer(OrderedRows, Seq2SeqTrainer):
     """Seq2SeqTrainer that sees rows in `EpochOrder`, and weighs every target token of an accumulated batch alike.
 
     T5's own loss is a mean over each forward pass, whatever share of the batch that holds.
     """
 
-    def _get_train_sampler(self, train_dataset: Any = None) -> EpochOrder:
-        lengths = [len(row.input_ids) for row in self.train_dataset]
-        size = self.args.train_batch_size * self.args.gradient_accumulation_steps
-        return EpochOrder(lengths, batch_size=size, seed=self.args.data_seed)
+    def row_lengths(self) -> list[int]:
+        """The length in tokens of each training row."""
+        return [len(row.input_ids) for row in self.train_dataset]
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> torch.Tensor:
         """Mean loss per target token of the whole (accumulated) batch."""
         nll, tokens = target_nll(model, network_of(self.accelerator.unwrap_model(model)), inputs)
-        self.state.num_input_tokens_seen += int(inputs["attention_mask"].sum()) + tokens
-        return nll / (tokens if num_items_in_batch is None else num_items_in_batch)
+        read = inputs["attention_mask"].sum() + tokens
+        self.state.num_input_tokens_seen += int(self.accelerator.gather(read).sum())
+        if num_items_in_batch is None:
+            return nll / tokens
+        return nll / num_items_in_batch * self.accelerator.num_processes  # gradients of all processes are averaged
 
     def log(self, logs: dict[str, float], *more: Any, **named: Any) -> None:
         """Log, with the tokens read so far."""

@@ -1,5 +1,6 @@
 """Supervised fine-tuning through TRL's SFTTrainer."""
 
+import functools
 import pathlib
 from collections.abc import Sequence
 from typing import Any
@@ -15,17 +16,17 @@ from tunesmith.train.arguments import arguments
 from tunesmith.train.encode import Encoded, encode_rows
 from tunesmith.train.loss import mean_loss, supervised_nll
 from tunesmith.train.method import Method
-from tunesmith.train.order import EpochOrder
+from tunesmith.train.ordered import OrderedRows
 from tunesmith.train.recorder import TrainingData
+from tunesmith.train.team import inside
 
 
-class OrderedSFTTrainer(SFTTrainer):
-    """SFTTrainer that sees the rows of an epoch in the order that its seed and the epoch alone determine."""
+class OrderedSFTTrainer(OrderedRows, SFTTrainer):
+    """SFTTrainer that sees rows in `EpochOrder`."""
 
-    def _get_train_sampler(self, train_dataset: Any = None) -> EpochOrder:
-        lengths = [len(ids) for ids in self.train_dataset["input_ids"]]
-        size = self.args.train_batch_size * self.args.gradient_accumulation_steps
-        return EpochOrder(lengths, batch_size=size, seed=self.args.data_seed)
+    def row_lengths(self) -> list[int]:
+        """The length in tokens of each training row."""
+        return [len(ids) for ids in self.train_dataset["input_ids"]]
 
 
 class SupervisedSFTTrainer(OrderedSFTTrainer):
@@ -38,11 +39,14 @@ class SupervisedSFTTrainer(OrderedSFTTrainer):
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> torch.Tensor:
         """Mean loss per labelled token of the whole (accumulated) batch."""
-        base = network_of(self.accelerator.unwrap_model(model))
-        nll, tokens = supervised_nll(base, inputs["input_ids"], inputs["attention_mask"], inputs["labels"])
-        self._total_train_tokens += int(inputs["attention_mask"].sum())
+        network = self.accelerator.unwrap_model(model)
+        rows = (inputs["input_ids"], inputs["attention_mask"], inputs["labels"])
+        nll, tokens = inside(model, network, functools.partial(supervised_nll, network_of(network)), *rows)
+        self._total_train_tokens += int(self.accelerator.gather(inputs["attention_mask"].sum()).sum())
         self._metrics["train"]["num_tokens"] = [self._total_train_tokens]
-        return nll / (tokens if num_items_in_batch is None else num_items_in_batch)
+        if num_items_in_batch is None:
+            return nll / tokens
+        return nll / num_items_in_batch * self.accelerator.num_processes  # gradients of all processes are averaged
 
 
 def build_trainer(

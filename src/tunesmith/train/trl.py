@@ -19,6 +19,8 @@ from tunesmith.train import checkpoint as checkpoints
 from tunesmith.train.method import LOGGED, Method, method_of, steps_of
 from tunesmith.train.optimiser import prepare
 from tunesmith.train.recorder import Recorder
+from tunesmith.train.sharding import gathered, set_aside, whole_state
+from tunesmith.train.team import check_size, part, team
 
 RECORD = "recorder.json"
 
@@ -35,7 +37,7 @@ class TrlTraining:
         folder: pathlib.Path,
     ) -> None:
         self.base, self.tokenizer, self.experiment, self.recorder = base, tokenizer, experiment, recorder
-        self.folder = folder
+        self.folder, self.team = folder, team()
         self.method = method_of(experiment, architecture_of(base.config))
         self.found = checkpoints.newest_by(_read, folder) if folder.is_dir() else None
         if self.found:
@@ -49,7 +51,8 @@ class TrlTraining:
 
         Stopped before its end, the training is saved below the folder.
         """
-        model = self._begin()
+        sharded = self.team.parallel == "fsdp"
+        model = self._begin(set_aside(self.base, self.team) if sharded else self.base)
         try:
             watch = Watch(self.recorder, stop, self.experiment, self.method)
             with _quiet():
@@ -61,9 +64,12 @@ class TrlTraining:
                     folder=self.folder / "trl",
                     callbacks=[watch],
                 )
+                check_size(trainer.accelerator.num_processes, self.team.size)
                 trainer.remove_callback(PrinterCallback)
                 prepare(trainer, self.experiment)
                 trainer.train(resume_from_checkpoint=str(self.found) if self.found else None)
+                model = self._whole(model, trainer) if sharded else model
+                part(self.team)
             step = trainer.state.global_step
             if watch.paused:
                 self._keep(self.folder / "trl" / f"checkpoint-{step}")
@@ -79,11 +85,20 @@ class TrlTraining:
         finally:
             release(model)
 
-    def _begin(self) -> PreTrainedModel:
+    def _begin(self, base: PreTrainedModel) -> PreTrainedModel:
         adapter, seed, parent = self.experiment.adapter, self.experiment.seed, self.recorder.data.parent
         if adapter.kind == "full":
-            return full_copy(self.base, adapter, seed=seed)
-        return attach_fresh(self.base, adapter, seed=seed, parent=parent)
+            return full_copy(base, adapter, seed=seed)
+        return attach_fresh(base, adapter, seed=seed, parent=parent)
+
+    def _whole(self, model: PreTrainedModel, trainer: Any) -> PreTrainedModel:
+        """The base that was set aside, on its device again, with what was trained in shards; process 0 gets it."""
+        device, state = model.device, whole_state(trainer)
+        if not self.team.leads:
+            return model
+        whole = self._begin(self.base.to(device))
+        whole.load_state_dict(state)
+        return whole
 
     def _keep(self, written: pathlib.Path) -> None:
         """Turn what the trainer wrote into a checkpoint that is whole or absent."""
@@ -140,8 +155,11 @@ class Watch(TrainerCallback):
             self.measure(kwargs["model"], state.global_step)
 
     def measure(self, model: PreTrainedModel, step: int) -> None:
-        """Measure the objective on tune rows."""
-        data = self.recorder.data
-        values = self.method.measure(model.eval(), data.tune, experiment=self.experiment, data=data)
-        model.train()
-        self.recorder.tuned(values, step=step)
+        """Measure the objective on tune rows; process 0 does, but shards of a model only work together."""
+        own, data = team(), self.recorder.data
+        if own.measures:
+            with gathered(model):
+                values = self.method.measure(model.eval(), data.tune, experiment=self.experiment, data=data)
+            model.train()
+        if own.leads:
+            self.recorder.tuned(values, step=step)
