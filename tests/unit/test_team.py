@@ -2,6 +2,7 @@
 
 import json
 import os
+import pathlib
 
 import pytest
 import torch
@@ -16,7 +17,7 @@ from tunesmith.train import sharding
 from tunesmith.train.arguments import arguments
 from tunesmith.train.launch import check, explain
 from tunesmith.train.order import EpochOrder, epoch_order
-from tunesmith.train.team import Team, check_size, inside, team, words
+from tunesmith.train.team import Team, check_size, inside, left_as_word, team, words
 
 SMOKE = Experiment.from_yaml(ROOT / "experiments/smoke.yaml")
 CORES = len(os.sched_getaffinity(0))
@@ -136,9 +137,19 @@ def test_the_first_failure_is_told_and_not_what_follows_from_it(tmp_path, said, 
         word = {"at": float(rank), "known": known, "code": 1 if known else 70, "message": message}
         (tmp_path / f"failure-{rank}").write_text(json.dumps(word))
     assert list(words(tmp_path)) == sorted(said)
-    error, _, _ = explain(tmp_path, codes, 2)
-    assert str(error) == expected
-    assert error.exit_code == 1
+    error, _, keep = explain(tmp_path, codes, 2)
+    assert (str(error), error.exit_code, keep) == (expected, 1, False)
+
+
+def test_the_trace_of_a_fault_is_kept_where_the_message_says(tmp_path):
+    own = Team(1, 2, folder=tmp_path)
+    with pytest.raises(SystemExit), left_as_word(own):
+        raise ValueError("bad\nand more")
+    error, _, keep = explain(tmp_path, {1: 70}, 2)
+    assert keep
+    message, _, log = str(error).rpartition("; its last words are in ")
+    assert message == "process 1 of 2 failed: ValueError: bad"
+    assert "and more" in pathlib.Path(log).read_text()
 
 
 def test_fsdp_is_configured_as_transformers_and_accelerate_take_it(tiny_model, tmp_path):

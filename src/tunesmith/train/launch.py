@@ -70,7 +70,8 @@ def launch(arguments: Sequence[str], experiment: Experiment, size: int, parallel
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import elastic_launch
 
-    logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)  # what failed is told once, below
+    for name in [name for name in logging.root.manager.loggerDict if name.startswith("torch.distributed")]:
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # each has its own level; what failed is told below, once
     folder = pathlib.Path(tempfile.mkdtemp(prefix="tunesmith-team-"))
     keep, on_cpu = False, limit(experiment.model)[1] == "cores"
     try:
@@ -144,7 +145,8 @@ def explain(folder: pathlib.Path, codes: Mapping[int, int], size: int) -> tuple[
         what = f"was ended by {signal.Signals(ended[rank]).name}"
     else:
         what = f"failed: {said[rank]['message']}" if rank in said else f"ended with exit code {codes[rank]}"
-    log = next(iter(folder.glob(f"logs/**/{rank}/stderr.log")), None)
+    logs = [*folder.glob(f"trace-{rank}.log"), *folder.glob(f"logs/**/{rank}/stderr.log")]
+    log = next(iter(logs), None)
     where = f"; its last words are in {log}" if log is not None else ""
     return OutcomeError(f"process {rank} of {size} {what}{where}"), rank if rank in said else -1, log is not None
 

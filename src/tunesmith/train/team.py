@@ -97,24 +97,29 @@ def team() -> Team:
 def joined(model: ModelConfig, size: int) -> Iterator[Team]:
     """Be one of `size` processes that train together, as long as the block lasts; end with the launcher.
 
-    Failures are left as word for the launcher, which alone tells the user, and end this process.
     Raises `TrainingError` when there are not so many.
     """
     own = team()
     _end_with_launcher(own)
-    try:
+    with left_as_word(own):
         _meet(own, model, size)
         if not own.leads:  # it ends when process 0, which closes the run, hangs up
             signal.signal(signal.SIGINT, signal.SIG_IGN)
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
         yield own
+
+
+@contextlib.contextmanager
+def left_as_word(own: Team) -> Iterator[None]:
+    """Leave what fails in the block as word for the launcher, which alone tells the user, and end this process."""
+    try:
+        yield
     except KeyboardInterrupt as stop:
         if own.leads and own.folder is not None:
             (own.folder / "closed").touch()
         sys.exit(143 if isinstance(stop, Terminated) else 130)
     except Exception as error:  # noqa: BLE001 - the launcher reports it, whatever it is
         _leave_word(own, error)
-        traceback.print_exc()
         sys.exit(error.exit_code if isinstance(error, TunesmithError) else UNKNOWN_FAULT)
 
 
@@ -197,6 +202,9 @@ def _leave_word(own: Team, error: Exception) -> None:
         "code": error.exit_code if isinstance(error, TunesmithError) else UNKNOWN_FAULT,
         "message": str(error) if known else f"{type(error).__name__}: {first}".removesuffix(": "),
     }
+    if not known:
+        trace = "".join(traceback.format_exception(error))
+        (own.folder / f"trace-{own.rank}.log").write_text(trace, encoding="utf-8")
     aside = own.folder / f".failure-{own.rank}"
     aside.write_text(json.dumps(word), encoding="utf-8")
     aside.rename(own.folder / f"failure-{own.rank}")
