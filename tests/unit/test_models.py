@@ -81,6 +81,7 @@ def test_precision_follows_the_processor(monkeypatch):
     assert device.place(ModelConfig(base="x", device="cpu", dtype="bfloat16")).dtype == torch.bfloat16
 
 
+@pytest.mark.skipif(not device.cpu_computes_bfloat16(), reason="measured only where the CPU computes bfloat16")
 def test_the_gain_by_bfloat16_is_measured_once_per_machine(tmp_path, monkeypatch):
     monkeypatch.setenv("TUNESMITH_CACHE", str(tmp_path))
     device.bfloat16_speedup.cache_clear()

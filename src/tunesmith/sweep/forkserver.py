@@ -31,10 +31,17 @@ def start() -> None:
 
     To be called in a thread that lives as long as workers are needed: the process ends with it.
     """
-    if forks():
-        context()
-        os.environ[PARENT] = str(os.getpid())
+    if not forks():
+        return
+    context()
+    before = dict(os.environ)
+    # it imports by its environment alone: Python 3.11 does not hand it the path of its parent
+    os.environ.update({PARENT: str(os.getpid()), "PYTHONPATH": os.pathsep.join(filter(None, sys.path))})
+    try:
         forkserver.ensure_running()
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
 
 
 def forks() -> bool:
