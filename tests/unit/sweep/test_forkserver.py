@@ -4,6 +4,7 @@ import sys
 import time
 
 import pytest
+from tests.conftest import ROOT, environment
 
 from tunesmith.models import device
 from tunesmith.sweep import forkserver
@@ -28,7 +29,7 @@ def lives(pid):
 def test_a_command_that_is_refused_leaves_no_process_that_loads_on(tmp_path):
     with (tmp_path / "out").open("w+") as out:  # a pipe would stay open as long as the process lives
         began = time.monotonic()
-        subprocess.run([sys.executable, "-c", STARTED], stdout=out, check=True)
+        subprocess.run([sys.executable, "-c", STARTED], cwd=ROOT, env=environment(), stdout=out, check=True)
         out.seek(0)
         pid = int(out.read())
     until = time.monotonic() + 4  # loading takes twice as long
