@@ -127,8 +127,12 @@ def invoke(store: pathlib.Path) -> Callable[..., object]:
 
 
 def environment(**more: str) -> dict[str, str]:
-    """The environment of a subprocess: this interpreter first on PATH, nothing left of an outer run."""
-    outer = {k: v for k, v in os.environ.items() if k not in {"MLFLOW_RUN_ID", "MLFLOW_TRACKING_URI"}}
+    """The environment of a subprocess: this interpreter first on PATH, nothing left of an outer run.
+
+    It may keep bytecode: so many processes are started that compiling the sources in each would be felt.
+    """
+    dropped = {"MLFLOW_RUN_ID", "MLFLOW_TRACKING_URI", "PYTHONDONTWRITEBYTECODE"}
+    outer = {k: v for k, v in os.environ.items() if k not in dropped}
     path = f"{pathlib.Path(sys.executable).parent}{os.pathsep}{outer['PATH']}"
     return {**outer, "PATH": path, "PYTHONPATH": "src", **more}
 
