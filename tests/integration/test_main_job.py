@@ -89,7 +89,7 @@ def test_the_winner_is_registered_judged_and_champion(client, finished):
     version = client.get_model_version("smoke-bot", "1")
     assert version.tags["tunesmith.verdict"] == "pass"
     assert float(version.tags["tunesmith.package.load_seconds"]) > 0
-    assert "winner's curse: tune loss rose by" in version.description
+    assert "winner's curse: tune loss changed by" in version.description
     cards = {item.path for item in client.list_artifacts(winner.info.run_id, "card")}
     assert cards == {"card/card.md", "card/card.html"}
     stored = client.download_artifacts(winner.info.run_id, "evaluation/holdout.json")

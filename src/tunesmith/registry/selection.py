@@ -27,7 +27,7 @@ class Shrinkage:
     def describe(self) -> str:
         """One line for people."""
         return (
-            f"winner's curse: tune loss rose by {self.observed:+.3f} on fresh seeds; the best of {self.trials} "
+            f"winner's curse: tune loss changed by {self.observed:+.3f} on fresh seeds; the best of {self.trials} "
             f"equally good trials would show {self.expected:+.3f} (from the spread {self.noise})"
         )
 
