@@ -1,5 +1,8 @@
 """Damaged packages are refused where they would be promoted and where they would be served, the file named."""
 
+import importlib.machinery
+import importlib.util
+import marshal
 import pathlib
 import shutil
 
@@ -104,6 +107,28 @@ def test_code_beside_a_package_that_was_changed_is_not_promoted(world, package, 
         path.unlink(missing_ok=True)
         if kept is not None:
             path.write_bytes(kept)
+
+
+def test_bytecode_beside_the_verified_code_is_discarded(world, package):
+    """Python would run it in place of the source that was verified."""
+    from tunesmith.registry import versions
+
+    source = world[0] / "code/tunesmith/registry/chat_model.py"
+    planted = pathlib.Path(importlib.util.cache_from_source(str(source)))
+    planted.parent.mkdir(exist_ok=True)
+    evil = compile("raise SystemExit('planted')", str(source), "exec")
+    unchecked = importlib.util.MAGIC_NUMBER + (1).to_bytes(4, "little") + bytes(8)
+    planted.write_bytes(unchecked + marshal.dumps(evil))
+    assert run_source(source) == "planted"
+    versions.verify(versions.get("bot", "2"))
+    assert not planted.parent.exists()
+    assert run_source(source) == ""
+
+
+def run_source(source: pathlib.Path) -> str:
+    """Import a file as Python would, bytecode first; gives what a planted one says."""
+    code = importlib.machinery.SourceFileLoader("chat_model", str(source)).get_code("chat_model")
+    return next((constant for constant in code.co_consts if constant == "planted"), "")
 
 
 def test_an_untouched_package_is_served_and_promoted(world, package):

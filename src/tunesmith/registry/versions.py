@@ -3,6 +3,7 @@
 import functools
 import pathlib
 import re
+import shutil
 import tempfile
 import urllib.parse
 import warnings
@@ -96,11 +97,7 @@ def _log_model(package: pathlib.Path, run: Run, files: Mapping[str, str]) -> Any
 
 def model_files(folder: pathlib.Path) -> dict[str, str]:
     """SHA-256 by path of a logged model's files: the package, the code beside it, and MLflow's own."""
-    return {
-        name: digest
-        for name, digest in manifest.list_files(folder).items()
-        if name != ADDED_BY_MLFLOW and "__pycache__" not in name
-    }
+    return {name: digest for name, digest in manifest.list_files(folder).items() if name != ADDED_BY_MLFLOW}
 
 
 def get(name: str, number: str) -> Version:
@@ -141,7 +138,20 @@ def _folder(uri: str) -> pathlib.Path:
     location = store.client().get_logged_model(logged["id"]).artifact_location if logged else ""
     here = urllib.parse.urlparse(location).scheme in {"", "file"}
     target = None if here else tempfile.mkdtemp(dir=_copies().name)
-    return pathlib.Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=target))
+    folder = pathlib.Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=target))
+    if here:
+        _discard_bytecode(folder)
+    return folder
+
+
+def _discard_bytecode(folder: pathlib.Path) -> None:
+    """Remove what Python keeps beside the code of a model that is loaded where it lies.
+
+    It is no evidence: Python runs it in place of the verified source if only its header fits, and makes it
+    anew where it is missing. What cannot be removed is then refused as a file that was added.
+    """
+    for cache in folder.rglob("__pycache__"):
+        cache.unlink() if cache.is_symlink() else shutil.rmtree(cache, ignore_errors=True)
 
 
 @functools.cache
