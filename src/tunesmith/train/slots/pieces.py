@@ -77,5 +77,14 @@ def head(
         if need_gradient:
             logits /= total[:, None]
             logits.scatter_add_(1, wanted, -torch.ones_like(total)[:, None])
-            torch.mm(logits.to(hidden.dtype), output, out=gradient[rows])
+            gradient[rows] = _product(logits.to(hidden.dtype), output)
     return losses, gradient
+
+
+def _product(above: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
+    """[rows, vocabulary] times [vocabulary, width], in which a row that is not finite leaves the others as they are.
+
+    oneDNN's bfloat16 product on AMX reads beyond a row's end where the length is no multiple of 32 (32,001
+    tokens, say; torch 2.13), and so carries a slot's NaN to its neighbour. The transposed one does not, but is slower.
+    """
+    return above @ output if above.shape[1] % 32 == 0 else (output.T @ above.T).T
