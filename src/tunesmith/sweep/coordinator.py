@@ -88,7 +88,8 @@ class Coordinator:
         """Start the workers and log what every run of this sweep shares."""
         ready = self.crew.start()
         workers = len(self.crew.workers)
-        self.progress.note(f"{workers} workers with {self.experiment.model.base} on {ready.placement}")
+        title = f"{workers} workers" if workers > 1 else "one worker"
+        self.progress.note(f"{title} with {self.experiment.model.base} on {ready.placement}")
         shared = {"base_sha256": ready.base_sha256, "placement": ready.placement, "threads": ready.threads}
         mine = {"data_sha256": self.dataset.digest, "seed": self.experiment.seed, "workers": workers}
         self.parent.tags({**shared, **mine, **runs.provenance()})
