@@ -34,7 +34,7 @@ test: .venv/installed
 	ruff format --check .
 	mypy
 	lint-imports
-	python -m pytest
+	python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder
 
 soak: .venv/installed
 	python -m pytest -m soak

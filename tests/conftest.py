@@ -16,6 +16,23 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ["OMP_NUM_THREADS"] = "1"  # the processes share the cores; the tests' models are small
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep in one process (`--dist loadgroup`) what shares a costly fixture, and begin with what takes longest."""
+    folders = ("integration", "unit", "contract", "soak")
+
+    def place(item: pytest.Item) -> tuple[int, int, str]:
+        file = item.path.relative_to(ROOT / "tests")
+        alone = "finished" not in getattr(item, "fixturenames", ())
+        return folders.index(file.parts[0]), alone, str(file) if alone else "finished"
+
+    items.sort(key=place)
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group(place(item)[-1]))
 
 
 @pytest.fixture(scope="session")
