@@ -84,7 +84,7 @@ def head(
 def _product(above: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
     """[rows, vocabulary] times [vocabulary, width], in which a row that is not finite leaves the others as they are.
 
-    oneDNN's bfloat16 product on AMX reads beyond a row's end where the length is no multiple of 32 (32,001
-    tokens, say; torch 2.13), and so carries a slot's NaN to its neighbour. The transposed one does not, but is slower.
+    oneDNN's bfloat16 product on AMX may read beyond a row's end where the length is no multiple of 32
+    (32,001 tokens, say; torch 2.13), and so carry a slot's NaN to its neighbour. The transposed one is safe but slower.
     """
     return above @ output if above.shape[1] % 32 == 0 else (output.T @ above.T).T
