@@ -9,7 +9,7 @@ import pytest
 import yaml
 from tests import tampering
 from tests.servers import bare_environment, clean_python, scoring_server
-from tests.versions import EXPERIMENT, POLICY, POLICY_TEXT, add_version, write_policy
+from tests.versions import EXPERIMENT, POLICY, POLICY_TEXT, add_version, make_run, write_policy
 
 from tunesmith.config import Experiment
 from tunesmith.data.dataset import load_dataset
@@ -36,6 +36,30 @@ def test_merged_weights_answer_as_the_adapter_does(store, adapters):
     package = versions.verify(versions.get("bot", number))
     assert (package / "merged/model.safetensors").is_file()
     assert answer(number) == answer("2")
+
+
+def test_a_finished_run_stays_finished_while_its_model_is_logged(store, adapters, monkeypatch):
+    run = make_run(adapters[0], right=30)
+    before, seen, save = run_info(run.id), [], mlflow.pyfunc.save_model
+
+    def watched(*arguments, **options):
+        seen.append(run_info(run.id))  # who is killed here leaves the run like this
+        save(*arguments, **options)
+
+    monkeypatch.setattr(mlflow.pyfunc, "save_model", watched)
+    package = versions.fetch(versions.get("bot", "1")) / versions.PACKAGE
+    number = versions.register(package, run, "bot", tags={})
+    assert [*seen, run_info(run.id)] == [before, before]
+    assert before[0] == "FINISHED"
+    client = tracking_store.client()
+    logged = client.get_logged_model(versions.get("bot", number).source.removeprefix("models:/"))
+    assert (logged.source_run_id, logged.experiment_id) == (run.id, run.experiment_id)
+    assert logged.status == "READY"
+
+
+def run_info(run_id):
+    info = tracking_store.client().get_run(run_id).info
+    return info.status, info.end_time
 
 
 def test_merged_weights_that_differ_are_refused(tokenizer):

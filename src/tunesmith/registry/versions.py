@@ -13,7 +13,7 @@ from typing import Any
 
 import mlflow
 from mlflow.exceptions import MlflowException
-from mlflow.models import ModelSignature
+from mlflow.models import Model, ModelSignature
 from mlflow.types.llm import CHAT_MODEL_INPUT_SCHEMA, CHAT_MODEL_OUTPUT_SCHEMA
 
 import tunesmith
@@ -75,13 +75,22 @@ def ensure(name: str) -> None:
 
 
 def _log_model(package: pathlib.Path, run: Run, files: Mapping[str, str]) -> Any:
+    """Log a package as a model of a run that has ended, and leave it ended.
+
+    `mlflow.pyfunc.log_model` would open the run again, and whoever died in it would leave a finished run open.
+    """
     source = pathlib.Path(tunesmith.__file__).parent
     example = {"messages": [{"role": "user", "content": "When is my bill due?"}], "max_tokens": 4}
-    info = store.client().get_run(run.id).info
-    with mlflow.start_run(run_id=run.id), warnings.catch_warnings():
+    client = store.client()
+    params = client.get_run(run.id).data.params
+    model = client.create_logged_model(run.experiment_id, name="package", source_run_id=run.id, params=params)
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        logged = mlflow.pyfunc.log_model(
-            name="package",
+        return Model.log(
+            artifact_path=None,
+            flavor=mlflow.pyfunc,
+            run_id=run.id,
+            model_id=model.model_id,
             python_model=str(source / "registry" / "chat_model.py"),
             artifacts={"package": str(package)},
             signature=ModelSignature(inputs=CHAT_MODEL_INPUT_SCHEMA, outputs=CHAT_MODEL_OUTPUT_SCHEMA),
@@ -90,9 +99,6 @@ def _log_model(package: pathlib.Path, run: Run, files: Mapping[str, str]) -> Any
             pip_requirements=(package / "requirements.txt").read_text(encoding="utf-8").splitlines(),
             model_config={"files": dict(files)},
         )
-    if info.end_time:  # MLflow logs a model only in a run that it opens, and so ends it anew
-        store.client().set_terminated(run.id, info.status, end_time=info.end_time)
-    return logged
 
 
 def model_files(folder: pathlib.Path) -> dict[str, str]:
