@@ -5,9 +5,9 @@ import functools
 import re
 import string
 from collections.abc import Sequence
+from typing import Any
 
 import sacrebleu
-from rouge_score.rouge_scorer import RougeScorer
 
 ARTICLES = re.compile(r"\b(a|an|the)\b")
 PUNCTUATION = str.maketrans("", "", string.punctuation)
@@ -41,7 +41,9 @@ def rouge(kinds: tuple[str, ...], reference: str, reply: str) -> dict[str, float
 
 
 @functools.cache
-def _scorer(kinds: tuple[str, ...]) -> RougeScorer:
+def _scorer(kinds: tuple[str, ...]) -> Any:
+    from rouge_score.rouge_scorer import RougeScorer  # imports nltk, which takes longer than all else here
+
     return RougeScorer(list(kinds), use_stemmer=True)
 
 
