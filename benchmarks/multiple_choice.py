@@ -9,8 +9,9 @@ task file over a local JSON file, scored by lm-eval's `HFLM` over the same netwo
 its batch sizes is tried once, then the best and ours take turns. Start-up, loading and the index of tasks are not
 counted. Accuracy must agree, log-likelihoods to 1e-4. Both sides are asked once more in float64: whose rounding is it?
 
-`adapters`: 10 adapters (rank 16, random) on 100 questions, from the start of the first process to the end of the
-last: ten `lm_eval` command lines at the best batch size of `warm`, against one process that loads the base once.
+`adapters`: 10 adapters (rank 16, random) on the demo's 120 policy questions of the holdout, from the start of the
+first process to the end of the last: ten `lm_eval` command lines at the best batch size of `warm`, each with all
+cores, against the workers of a sweep (`benchmarks.scored_by_crew`), on a CPU two of one thread each.
 """
 
 import argparse
@@ -30,6 +31,7 @@ from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from benchmarks import scored_by_crew
 from benchmarks.bench import ROOT, interleave, machine, timed, write
 from benchmarks.rounding import in_float64, rounding
 from tunesmith.config.experiment import AdapterConfig, ModelConfig
@@ -39,12 +41,12 @@ from tunesmith.data.formats import check_question
 from tunesmith.evaluate.harness import score
 from tunesmith.evaluate.prompts import make_doc
 from tunesmith.models.device import fix_threads, keep_memory, place
-from tunesmith.models.loading import attach_fresh, attach_saved, detach, load_base, load_tokenizer
+from tunesmith.models.loading import attach_fresh, detach, load_base, load_tokenizer
 from tunesmith.models.references import resolve
 from tunesmith.records import Row
 
 BASE = "bundled:smollm2-135m-instruct"
-ITEMS, ADAPTER_ITEMS, ADAPTERS = 200, 100, 10
+ITEMS, ADAPTERS = 200, 10
 BATCH_SIZES = (1, 4, 8, 16, 32)
 OUR_BATCH_SIZE = 16
 THEIR_TASK = """task: questions
@@ -170,12 +172,13 @@ def spread(values: list[float]) -> dict[str, float]:
     return {"median": statistics.median(values), "low": min(values), "high": max(values)}
 
 
-def adapters(rounds: int, *, batch_size: int, items: int) -> dict[str, Any]:
+def adapters(rounds: int, *, batch_size: int) -> dict[str, Any]:
     """Seconds of ten command lines, and of one process of ours for the same adapters."""
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
         base, tokenizer = loaded()
-        write_task(folder, questions(items), tokenizer)
+        asked = scored_by_crew.questions()
+        write_task(folder, asked, tokenizer)
         for seed in range(ADAPTERS):
             model = attach_fresh(base, AdapterConfig(), seed=seed)
             torch.manual_seed(seed)
@@ -187,14 +190,10 @@ def adapters(rounds: int, *, batch_size: int, items: int) -> dict[str, Any]:
         found: dict[str, list[float]] = {"ours": [], "theirs": []}
 
         def run_ours() -> None:
-            done = subprocess.run(
-                [sys.executable, "-m", "benchmarks.multiple_choice", "child", "--folder", name, "--items", str(items)],
-                check=True,
-                capture_output=True,
-                text=True,
-                cwd=ROOT,
-            )
-            found["ours"] = json.loads(done.stdout.splitlines()[-1])
+            paths = [str(folder / str(seed)) for seed in range(ADAPTERS)]
+            command = [sys.executable, "-m", "benchmarks.scored_by_crew", *paths]
+            done = subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT)
+            found["ours"] = json.loads(done.stdout)
 
         def run_theirs() -> None:
             found["theirs"] = [command_line(folder, seed, batch_size) for seed in range(ADAPTERS)]
@@ -203,7 +202,8 @@ def adapters(rounds: int, *, batch_size: int, items: int) -> dict[str, Any]:
     ratios = [b / a for a, b in zip(seconds["ours"], seconds["theirs"], strict=True)]
     return {
         "adapters": ADAPTERS,
-        "items": items,
+        "items": len(asked),
+        "our_batch_size": scored_by_crew.experiment().evaluation.batch_size,
         "batch_size_of_lm_eval": batch_size,
         "seconds": seconds,
         "ratio": spread(ratios),
@@ -237,20 +237,6 @@ def command_line(folder: pathlib.Path, seed: int, batch_size: int) -> float:
     return float(json.loads(result.read_text(encoding="utf-8"))["results"]["questions"]["acc,none"])
 
 
-def child(folder: pathlib.Path, items: int) -> list[float]:
-    """Our side of `adapters`: the accuracy of each."""
-    base, tokenizer = loaded()
-    rows, accuracies = questions(items), []
-    for seed in range(ADAPTERS):
-        model = attach_saved(base, folder / str(seed))
-        scores = score(
-            model, tokenizer, {"policy": our_task()}, {"policy": rows}, split="bench", batch_size=OUR_BATCH_SIZE
-        )
-        accuracies.append(scores.metrics["bench/policy/acc"])
-        base = detach(model)
-    return accuracies
-
-
 def report(part: str, result: dict[str, Any], on: dict[str, Any]) -> str:
     """The result as Markdown."""
     seconds, ratio = result["seconds"], result["ratio"]
@@ -263,7 +249,7 @@ def report(part: str, result: dict[str, Any], on: dict[str, Any]) -> str:
         f"| side | batch size | seconds (median of {len(seconds['ours'])}) | lowest | highest |",
         "|---|---|---|---|---|",
     ]
-    for name, size in (("ours", OUR_BATCH_SIZE), ("theirs", theirs)):
+    for name, size in (("ours", result["our_batch_size"]), ("theirs", theirs)):
         found = spread(seconds[name])
         lines.append(f"| {name} | {size} | {found['median']:.2f} | {found['low']:.2f} | {found['high']:.2f} |")
     lines += ["", f"lm-eval / ours, round by round: {ratio['median']:.2f} [{ratio['low']:.2f} to {ratio['high']:.2f}]."]
@@ -279,19 +265,15 @@ def report(part: str, result: dict[str, Any], on: dict[str, Any]) -> str:
 def main() -> None:
     """Measure, print, and write the result."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", choices=("warm", "adapters", "child"))
+    parser.add_argument("part", choices=("warm", "adapters"))
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--items", type=int, help="questions, if not as many as above")
+    parser.add_argument("--items", type=int, default=ITEMS, help="questions, in `warm`")
     parser.add_argument("--batch-size", type=int, default=8, help="of the command lines, in `adapters`")
-    parser.add_argument("--folder", type=pathlib.Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.part == "child":
-        print(json.dumps(child(options.folder, options.items)))
-        return
     if options.part == "warm":
-        result = warm(options.rounds, items=options.items or ITEMS)
+        result = warm(options.rounds, items=options.items)
     else:
-        result = adapters(options.rounds, batch_size=options.batch_size, items=options.items or ADAPTER_ITEMS)
+        result = adapters(options.rounds, batch_size=options.batch_size)
     on = machine()
     write(f"{on['date'][:10]}-multiple-choice-{options.part}", report(options.part, result, on), {**result, **on})
 
