@@ -12,7 +12,6 @@ import pathlib
 import sys
 import tempfile
 
-from tunesmith.__main__ import leave
 from tunesmith.config import Experiment
 from tunesmith.config.overrides import apply
 from tunesmith.data.tasks import load_items, load_tasks
@@ -50,4 +49,3 @@ def accuracies(adapters: list[str], folder: pathlib.Path) -> list[float]:
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as scratch:
         print(json.dumps(accuracies(sys.argv[1:], pathlib.Path(scratch))))
-    leave()
