@@ -108,3 +108,8 @@ def describe(params: Mapping[str, Any]) -> str:
     """Parameters as short text: the last part of each name, numbers to three figures."""
     shown = {short_name(name): value for name, value in params.items()}
     return ", ".join(f"{k} {v:.3g}" if isinstance(v, float) else f"{k} {v}" for k, v in shown.items())
+
+
+def plural(count: int, thing: str) -> str:
+    """`1 worker`, `2 workers`."""
+    return f"{count} {thing}{'' if count == 1 else 's'}"

@@ -10,6 +10,7 @@ from optuna.trial import FrozenTrial
 
 from tunesmith.config import overrides
 from tunesmith.errors import OutcomeError
+from tunesmith.progress import plural
 from tunesmith.sweep.coordinator import Coordinator
 from tunesmith.sweep.crew import MAX_DEATHS
 from tunesmith.sweep.executors import LocalWorker, WorkerDied
@@ -46,7 +47,7 @@ def confirm(coordinator: Coordinator) -> list[Candidate]:
         raise OutcomeError("no trial reached its first rung; see the reasons on the trial runs")
     pairs = [(trial, n) for trial in best for n in range(1, wanted.seeds + 1)]
     coordinator.enter("confirming")
-    coordinator.progress.note(f"confirming {len(best)} trials on {wanted.seeds} fresh seeds")
+    coordinator.progress.note(f"confirming {plural(len(best), 'trial')} on {plural(wanted.seeds, 'fresh seed')}")
     records = coordinator.crew.each([_task(coordinator, trial, n) for trial, n in pairs])
     candidates = []
     for trial in best:

@@ -22,7 +22,7 @@ from tunesmith.pages.markup import (
     table,
     word,
 )
-from tunesmith.progress import describe
+from tunesmith.progress import describe, plural
 from tunesmith.sweep import figures
 from tunesmith.sweep.compromises import compromises
 from tunesmith.sweep.importance import LEAST, best_part, first_loss, importances, labels, with_all_trials
@@ -57,7 +57,7 @@ def page(record: SweepRecord) -> str:
 def counts(record: SweepRecord) -> str:
     """How many trials there were and how they ended."""
     ends = [f"{len(figures.members(record, name))} {name}" for name in figures.groups(record)]
-    return f"{len(record.trials)} trials: {', '.join(ends)}" if ends else "no trials"
+    return f"{plural(len(record.trials), 'trial')}: {', '.join(ends)}" if ends else "no trials"
 
 
 def summary(record: SweepRecord) -> dict[str, str]:
@@ -92,11 +92,6 @@ def cost_line(record: SweepRecord) -> str:
     parts = [f"<b>{duration(record.seconds)}</b> {where}", f"<b>{spent.trained:,}</b> tokens trained"]
     parts += [f"<b>{spent.share:.0%}</b> saved against training all trials in full"]
     return "; ".join([*parts, f"about {kwh:.2g} kWh"] if kwh is not None else parts)
-
-
-def plural(count: int, thing: str) -> str:
-    """`1 worker`, `2 workers`."""
-    return f"{count} {thing}{'' if count == 1 else 's'}"
 
 
 def leaderboard(record: SweepRecord) -> str:
