@@ -173,7 +173,7 @@ def spread(values: list[float]) -> dict[str, float]:
 
 
 def adapters(rounds: int, *, batch_size: int) -> dict[str, Any]:
-    """Seconds of ten command lines, and of one process of ours for the same adapters."""
+    """Seconds of ten command lines, and of a sweep's workers for the same adapters."""
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
         base, tokenizer = loaded()
