@@ -8,7 +8,7 @@ from tunesmith.config import overrides
 from tunesmith.config.experiment import Experiment
 from tunesmith.config.space import SearchSpace
 from tunesmith.data.dataset import load_dataset, training_rows
-from tunesmith.progress import Progress
+from tunesmith.progress import Progress, plural
 from tunesmith.records import Scores
 from tunesmith.sweep.control import Desk, Request
 from tunesmith.sweep.crew import Crew, persistent, seats
@@ -88,8 +88,7 @@ class Coordinator:
         """Start the workers and log what every run of this sweep shares."""
         ready = self.crew.start()
         workers = len(self.crew.workers)
-        title = f"{workers} workers" if workers > 1 else "one worker"
-        self.progress.note(f"{title} with {self.experiment.model.base} on {ready.placement}")
+        self.progress.note(f"{plural(workers, 'worker')} with {self.experiment.model.base} on {ready.placement}")
         shared = {"base_sha256": ready.base_sha256, "placement": ready.placement, "threads": ready.threads}
         mine = {"data_sha256": self.dataset.digest, "seed": self.experiment.seed, "workers": workers}
         self.parent.tags({**shared, **mine, **runs.provenance()})

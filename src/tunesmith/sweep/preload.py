@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import logging
 import os
 import signal
 
@@ -15,6 +16,8 @@ with contextlib.suppress(OSError, AttributeError):
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 if os.environ.get(PARENT) != str(os.getppid()):
     raise SystemExit  # it ended before it could be watched
+
+logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it warns of a kernel that nothing here needs
 
 import tunesmith.sweep.segments  # noqa: E402
 import tunesmith.sweep.workbench  # noqa: E402, F401

@@ -80,7 +80,7 @@ class Search:
     def _describe(self, sharing: Sharing) -> str:
         seats = self._seats(sharing)
         if seats > 1:
-            return f"{seats} trials train side by side on one base: they share passes of up to {sharing.fuse} tokens"
+            return f"up to {seats} trials train side by side on one base, in passes of up to {sharing.fuse} tokens"
         why = ": sharing passes does not pay at this length of rows" if sharing.ratios else ""
         return f"each worker trains one trial at a time{why}"
 
