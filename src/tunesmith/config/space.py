@@ -104,7 +104,8 @@ class Objective(Section):
     """What the search optimises, and prunes by."""
 
     metric: Literal["tune/loss"] = "tune/loss"
-    """The mean loss per supervised token on the tune rows."""
+    """The loss on the tune rows, for SFT the mean per supervised token. What the loss is made of, as DPO's `beta`, is
+    the experiment's own whatever a trial trains by, so that trials are compared by one measure."""
     direction: Literal["minimize"] = "minimize"
     """Lower is better."""
 

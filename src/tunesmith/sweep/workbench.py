@@ -102,11 +102,20 @@ class Workbench:
         train_beside(base, self.tokenizer, job.experiment, recorder, folder=folder)
 
     def training_data(self, job: Job) -> TrainingData:
-        """The encoded rows of a training job."""
-        train = self._tokens("train", job.experiment.data.train_rows)
-        tune, pad = self._tokens("tune", job.loss_rows), self.tokenizer.pad_token_id
-        end = self.tokenizer.eos_token_id
-        return TrainingData(train, tune, pad=pad, end=end, parent=self.model.adapter, reference=self.reference)
+        """The encoded rows of a training job.
+
+        Its tune loss is that of the method as the workbench's experiment has it: a search over what the loss is made
+        of, as DPO's beta, would else choose whatever makes the same replies cost least.
+        """
+        return TrainingData(
+            self._tokens("train", job.experiment.data.train_rows),
+            self._tokens("tune", job.loss_rows),
+            pad=self.tokenizer.pad_token_id,
+            end=self.tokenizer.eos_token_id,
+            parent=self.model.adapter,
+            reference=self.reference,
+            yardstick=self.experiment.method,
+        )
 
     def uncovered(self, experiment: Experiment) -> str | None:
         """Why the slots engine does not train an experiment here; None when it does."""

@@ -131,11 +131,13 @@ def config_of(experiment: Experiment) -> Dpo:
 
 def measure(model: PeftModel, rows: Sequence[Pair], *, experiment: Experiment, data: TrainingData) -> dict[str, float]:
     """Loss, reward margin, and the share of pairs ranked right: by the implicit reward, and by log π per token."""
+    method = data.yardstick or experiment.method
+    assert isinstance(method, Dpo)  # noqa: S101 - chosen by kind
     asked = both(rows)
     found = policy_logprobs(model.get_base_model(), asked, batch_size=experiment.evaluation.batch_size)
     policy, reference = (torch.tensor(values).view(-1, 2) for values in (found, data.reference.of(asked)))
     lengths = torch.tensor([len(reply) for _, reply in asked]).view(-1, 2)
-    figures = pair_figures(config_of(experiment), policy, reference, lengths)
+    figures = pair_figures(method, policy, reference, lengths)
     return {f"tune/{name}": values.mean().item() for name, values in figures.items()}
 
 

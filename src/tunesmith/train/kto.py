@@ -136,7 +136,7 @@ def scored_at_once(experiment: Experiment) -> int:
 
 def measure(model: PeftModel, rows: Sequence[Reply], *, experiment: Experiment, data: TrainingData) -> dict[str, float]:
     """The KTO loss, with one KL estimate over all rows, and that estimate in nats per reply."""
-    method, at_once = experiment.method, scored_at_once(experiment)
+    method, at_once = data.yardstick or experiment.method, scored_at_once(experiment)
     assert isinstance(method, Kto)  # noqa: S101 - chosen by kind
     ratios, crossed = (
         torch.tensor(policy_logprobs(model.get_base_model(), asked, batch_size=at_once))

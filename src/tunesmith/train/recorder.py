@@ -12,6 +12,7 @@ import torch
 from transformers import PreTrainedModel
 
 from tunesmith import manifest
+from tunesmith.config.method import Training
 from tunesmith.errors import TrainingError
 from tunesmith.models.loading import trained_weights
 from tunesmith.records import TrainedRun
@@ -60,6 +61,8 @@ class TrainingData:
     """The folder of the adapter that the training goes on with, if it does."""
     reference: Reference = field(default_factory=Reference)
     """What the policy that the training begins with thinks of replies."""
+    yardstick: Training | None = None
+    """The method whose loss the tune loss is, where that is not the trained one: see `Workbench.training_data`."""
 
 
 class Recorder:

@@ -92,7 +92,7 @@ class Engine:
         """One optimiser step of each of `keys`, of every slot by default."""
         chosen = list(self.slots) if keys is None else list(keys)
         rows = {key: self.slots[key].next_rows() for key in chosen}
-        tally = self._tally(rows)
+        tally = Tally({key: self.slots[key].plan.objective for key in rows}, rows)
         for part in self._passes(rows):
             stack, batch = self._stack(list(part)), build(list(part.values()), device=self.network.device)
             self.network.train(batch, stack.groups, partial(tally.add, part, batch.loss_spans))
@@ -105,16 +105,13 @@ class Engine:
             slot.gradient.zero_()
 
     def measure(self, keys: Sequence[Key], rows: Sequence[Labelled]) -> dict[Key, dict[str, float]]:
-        """The figures of each slot's objective over the same rows, its loss among them; as the methods measure them."""
+        """The figures of each slot's yardstick over the same rows, its loss among them; as the methods measure them."""
         own = dict.fromkeys(keys, sorted(rows, key=lambda row: len(row.input_ids)))
-        tally = self._tally(own)
+        tally = Tally({key: self.slots[key].plan.judge for key in own}, own)
         for part in self._passes(own):
             stack, batch = self._stack(list(part)), build(list(part.values()), device=self.network.device)
             tally.add(part, batch.loss_spans, self.network.losses(batch, stack.groups))
         return tally.means()
-
-    def _tally(self, rows: Mapping[Key, Sequence[Labelled]]) -> Tally:
-        return Tally({key: self.slots[key].plan.objective for key in rows}, rows)
 
     def _passes(self, rows: Mapping[Key, Sequence[Labelled]]) -> list[dict[Key, list[Labelled]]]:
         """Passes within the limits, of slots with the same targets."""

@@ -31,7 +31,7 @@ class Plan:
     """What one slot trains: encoded rows, adapter, method, seed. Equal plans give equal trainings.
 
     `reference` is what the policy that the training begins with thinks of replies, `parent` the folder of the
-    adapter that it goes on with, if it does.
+    adapter that it goes on with, if it does. Tune rows are judged by `yardstick`, or by `method` where there is none.
     """
 
     rows: Sequence[Labelled]
@@ -40,17 +40,24 @@ class Plan:
     seed: int
     reference: Reference = field(default_factory=Reference)
     parent: pathlib.Path | None = None
+    yardstick: Training | None = None
 
     @classmethod
     def of(cls, experiment: Experiment, data: TrainingData) -> "Plan":
         """The plan of an experiment over its encoded rows."""
         method, seed = experiment.method, experiment.seed
-        return cls(data.train, experiment.adapter, method, seed, data.reference.in_slots, data.parent)
+        return cls(data.train, experiment.adapter, method, seed, data.reference.in_slots, data.parent, data.yardstick)
 
     @cached_property
     def objective(self) -> Objective:
         """What is minimised."""
         return OBJECTIVES[self.method.kind](self.method, self.reference)
+
+    @cached_property
+    def judge(self) -> Objective:
+        """What tune rows are measured by."""
+        method = self.yardstick or self.method
+        return OBJECTIVES[method.kind](method, self.reference)
 
     @property
     def steps(self) -> int:
