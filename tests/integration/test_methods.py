@@ -283,7 +283,7 @@ def test_the_dpo_loss_of_a_shared_prompt_is_that_of_trl(outcome_of, tmp_path, lo
     smoothing = 0.1 if loss == "robust" else 0.0
     made = experiment(tmp_path, "dpo", method={"loss": loss, "label_smoothing": smoothing})
     bench, rows = outcome.bench, outcome.bench.training_data(outcome.job).tune
-    data = dataclasses.replace(bench.training_data(outcome.job), train=rows)
+    data = dataclasses.replace(bench.training_data(outcome.job), train=rows, yardstick=None)
     model = attach_saved(bench.base, adapter_of(outcome))
     with model.disable_adapter():
         data.reference.learn(model.get_base_model(), dpo.both(rows), batch_size=8)
