@@ -148,6 +148,9 @@ class Halving(Section):
     """One in this many trials passes each rung."""
     first_rung: Annotated[float, Field(gt=0, lt=1)] = 0.2
     """Share of its training after which a trial is first judged."""
+    rungs: Annotated[int, Field(ge=1)] = 1
+    """How often a trial is judged before its end, at most: again each time its share has grown by `reduction`. A second
+    time saves little and ends trials that would have won, for those that train long or fast lead in the middle."""
 
 
 class Confirm(Section):

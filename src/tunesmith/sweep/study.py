@@ -198,12 +198,11 @@ def ladder(space: SearchSpace) -> Ladder:
 
 def rungs(space: SearchSpace) -> tuple[float, ...]:
     """The shares of its training at which a trial is judged, and the end."""
-    fractions = []
+    fractions: list[float] = []
     if space.halving is not None:
-        fraction = space.halving.first_rung
-        while fraction < 1:
-            fractions.append(fraction)
-            fraction = round(fraction * space.halving.reduction, 9)
+        halving = space.halving
+        shares = (round(halving.first_rung * halving.reduction**n, 9) for n in range(halving.rungs))
+        fractions = [share for share in shares if share < 1]
     return (*fractions, 1.0)
 
 

@@ -1,6 +1,7 @@
 import pytest
 
 from tunesmith.config import Experiment, SearchSpace
+from tunesmith.config.space import Halving
 
 
 @pytest.fixture
@@ -10,7 +11,8 @@ def experiment(root):
 
 @pytest.fixture
 def space(root):
-    return SearchSpace.from_yaml(root / "search_spaces/smoke.yaml")
+    """Two rungs and the end, so that a trial pauses twice."""
+    return SearchSpace.from_yaml(root / "search_spaces/smoke.yaml").model_copy(update={"halving": Halving(rungs=2)})
 
 
 @pytest.fixture(autouse=True)

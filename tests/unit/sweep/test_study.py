@@ -10,7 +10,7 @@ from sqlalchemy.event import listen
 from tests.studies import advance, arrive, make, run
 
 from tunesmith.config import overrides
-from tunesmith.config.space import Sampler
+from tunesmith.config.space import Halving, Sampler
 from tunesmith.errors import StudyError
 from tunesmith.progress import Progress
 from tunesmith.sweep import study as studies
@@ -149,8 +149,18 @@ def test_the_fingerprint_names_what_changed(experiment, space):
     assert {key for key in before if before[key] != after[key]} == {"experiment", "model"}
 
 
-def test_rungs_grow_by_the_reduction_up_to_the_end(space):
-    assert studies.rungs(space) == pytest.approx((0.2, 0.6, 1.0))
+@pytest.mark.parametrize(
+    ("halving", "expected"),
+    [
+        (Halving(), (0.2, 1.0)),
+        (Halving(rungs=2), (0.2, 0.6, 1.0)),
+        (Halving(rungs=9, reduction=2), (0.2, 0.4, 0.8, 1.0)),
+        (Halving(first_rung=0.5, rungs=2, reduction=2), (0.5, 1.0)),
+        (None, (1.0,)),
+    ],
+)
+def test_rungs_grow_by_the_reduction_up_to_the_end(space, halving, expected):
+    assert studies.rungs(space.model_copy(update={"halving": halving})) == expected
 
 
 def test_a_share_beyond_several_rungs_counts_for_all_of_them(experiment, space):
