@@ -77,8 +77,8 @@ class Judge:
                 log.add(number=number, judged=judged, judged_every=every)
 
 
-def run(side: Side, judge: Judge) -> None:
-    """Run what is left of a side, then judge it."""
+def run(side: Side) -> None:
+    """Run what is left of a side."""
     log = Log.of(side)
     if not side.rows_file.is_file():
         encode(side)
@@ -88,7 +88,6 @@ def run(side: Side, judge: Judge) -> None:
         else:
             log.add(machine=machine(), flags=side.flags if side.name == "strong" else None)
             (by_defaults if side.name == "defaults" else run_strong)(side)
-    judge.judge(side, Log.of(side))
 
 
 def time_flags(sides: list[Side], judge: Judge, *, rows: int) -> None:
@@ -220,6 +219,8 @@ def main() -> int:
         nonlocal chosen
         chosen = fastest(grouped(options.state / "flags.jsonl", "flags"), usual="recipe")
         sides = [dataclasses.replace(side, flags=chosen) for side in every]
+        for side in sides:  # also what a side had trained when it was cut off
+            judge.judge(side, Log.of(side))
         result = result_of(sides, chosen)
         write(f"{result['machine']['date'][:10]}-{options.name}", text(result), result)
         return sides
@@ -228,7 +229,7 @@ def main() -> int:
         time_flags([every[n] for n in mine[:: len(NAMES)]], judge, rows=options.flag_rows)
     for n in mine:
         if every[n].name in options.sides:
-            run(keep()[n], judge)
+            run(keep()[n])
     if options.retrain:
         sides = keep()
         retrain([sides[n] for n in mine], judge, options.retrain)
