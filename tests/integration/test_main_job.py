@@ -6,12 +6,15 @@ import re
 import subprocess
 import sys
 
+import optuna
 import pytest
 from mlflow import MlflowClient
+from optuna.trial import TrialState
 from tests.conftest import environment
 from tests.sweeps import mlflow_run, runs_by_kind
 
 from tunesmith.models.references import resolve
+from tunesmith.sweep import account
 
 
 def entries(client, model):
@@ -64,6 +67,20 @@ def test_trials_log_params_curves_scores_and_the_command_that_repeats_them(clien
     command = trial.data.tags["tunesmith.command"]
     assert command.startswith("mlflow run . -e sft -P experiment=experiments/smoke.yaml -P ")
     assert "data.train_rows=24" in command
+
+
+def test_the_report_knows_a_finished_trials_tune_loss_from_the_middle_of_its_training_too(project, client, monkeypatch):
+    """Where it was not judged: what the report tells overfitting by."""
+    (study,) = optuna.get_all_study_summaries(f"sqlite:///{project / 'optuna.db'}")
+    trials = optuna.load_study(study_name=study.study_name, storage=f"sqlite:///{project / 'optuna.db'}").get_trials(
+        states=[TrialState.COMPLETE]
+    )
+    assert set(trials[0].intermediate_values) == {20, 100}
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{project / 'mlflow.db'}")
+    record = account._trial(trials[0])
+    assert list(record.judged) == [20, 60, 100]
+    logged = client.get_metric_history(record.run_id, "tune/loss")
+    assert list(record.judged.values()) == pytest.approx([point.value for point in logged])
 
 
 def test_the_sweep_logs_best_params_importances_plots_and_lineage(client):

@@ -42,7 +42,8 @@ def account(coordinator: Coordinator, placement: str, candidates: Sequence[Candi
 
 
 def _trial(trial: FrozenTrial) -> TrialRecord:
-    known, losses = trial.user_attrs, trial.intermediate_values
+    known = trial.user_attrs
+    losses = {**dict(known.get("tune_curve", [])), **trial.intermediate_values}
     spent = known.get("spent", {})
     reached = max(losses, default=0) / 100
     tokens = int(spent.get("tokens", 0))

@@ -4,11 +4,13 @@ from optuna.trial import FrozenTrial
 
 from tunesmith.progress import describe
 from tunesmith.sweep import costs, racing
+from tunesmith.sweep import study as studies
 from tunesmith.sweep.coordinator import Coordinator
 from tunesmith.sweep.following import describe_end, log_training
 from tunesmith.sweep.protocol import Done, Failed, Outcome, Paused
 from tunesmith.tracking.runs import Run
 from tunesmith.tracking.scores import log_scores
+from tunesmith.train.curves import marks
 
 
 class Outcomes:
@@ -55,6 +57,9 @@ class Outcomes:
         metrics, loss = done.trained.metrics, done.trained.metrics["tune/loss"]
         self.study.report(trial.number, loss, fraction=1.0)
         steps = done.trained.curves["train/loss"][-1][0]
+        taken = marks(steps, studies.marks(self.space))
+        curve = [(round(100 * taken[at]), value) for at, value in done.trained.curves["tune/loss"] if at in taken]
+        self.study.remember(trial.number, tune_curve=curve)
         self._remember_spent(trial, tokens=metrics["train/tokens"], seconds=metrics["train/seconds"], steps=steps)
         self._remember_latency(trial, done, run)
         log_training(run, done.trained)

@@ -206,6 +206,12 @@ def rungs(space: SearchSpace) -> tuple[float, ...]:
     return (*fractions, 1.0)
 
 
+def marks(space: SearchSpace) -> tuple[float, ...]:
+    """Where a trial's tune loss is taken: at the rungs, and half way from the last to the end, to see it overfit."""
+    *paused, end = rungs(space)
+    return (*paused, round((max(paused, default=0.0) + end) / 2, 9), end)
+
+
 def _storage() -> optuna.storages.RDBStorage:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     url = storage_url()
