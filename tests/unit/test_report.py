@@ -238,6 +238,13 @@ def test_a_diverged_trial_does_not_squash_the_others():
     assert figures.history(record).layout.yaxis.range[1] < 4.0
 
 
+def test_a_bar_is_marked_at_rungs_alone():
+    """A trial's tune loss may be known from between them too."""
+    record = dataclasses.replace(sweep(trial(0), halved(1)), rungs=(0.2, 1.0))
+    (marks,) = [trace for trace in figures.ladder(record).data if trace.name == "went on"]
+    assert (list(marks.y), list(marks.x)) == (["trial 0"], [200.0])
+
+
 def test_the_ladder_stacks_what_was_left_out_on_what_was_trained():
     figure = figures.ladder(sweep(trial(0), halved(1), infeasible(2)))
     bars = {trace.name: dict(zip(trace.y, trace.x, strict=True)) for trace in figure.data if trace.type == "bar"}

@@ -189,6 +189,7 @@ def rung_marks(record: SweepRecord) -> go.Scatter:
         (trial.full_tokens * percent / 100, trial.number, percent, loss)
         for trial in record.trials
         for percent, loss in list(trial.judged.items())[:-1]
+        if percent in record.percents
     ]
     return go.Scatter(
         x=[at for at, *_ in marks],

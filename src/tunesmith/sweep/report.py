@@ -151,15 +151,13 @@ def confirmations(record: SweepRecord) -> str:
 
 def learning(record: SweepRecord, draw: Drawing) -> str:
     """Tune and train loss of every trial, coloured by how far it got."""
-    judged = any(trial.judged for trial in record.trials) and len(record.rungs) > 1
+    judged = any(len(trial.judged) > 1 for trial in record.trials)
     curves = any(trial.curve for trial in record.trials)
     drawn = [draw(figures.tune_curves(record))] if judged else []
     drawn += [draw(figures.train_curves(record))] if curves else []
     if not drawn:
         return ""
-    text = (
-        "Each line is a trial over its own training, coloured by the rung it reached. Click a name to hide its lines."
-    )
+    text = "Each line is a trial over its own training, coloured by how far it got. Click a name to hide its lines."
     if judged:
         text += " The thick line is the best trial."
         text += overfitting(record)
