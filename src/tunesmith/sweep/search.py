@@ -126,7 +126,8 @@ class Search:
         """What was cut off, else the best trial that may go on, else a new one."""
         if self.waiting:
             number = self.waiting.pop(0)
-            return self._send(number, max(1, self.study.trials()[number].user_attrs.get("sent", 1)))
+            sent = self.study.trials()[number].user_attrs.get("sent", 1)
+            return self._send(number, min(max(1, sent), len(self.rungs)))  # a drifted space may have fewer rungs
         may_ask = self._may_ask()
         standing = self.ladder.promotable(self.study.standings, closing=not may_ask)
         if standing is not None:
@@ -240,7 +241,7 @@ class Search:
         """End the trials that still wait on a rung: others were better there."""
         halved: dict[float, int] = {}
         for trial in self.study.trials(TrialState.RUNNING):
-            fraction = self.rungs[max(0, len(trial.intermediate_values) - 1)]
+            fraction = max(trial.intermediate_values, default=round(100 * self.rungs[0])) / 100
             self.study.prune(trial.number)
             self.runs.of(trial).finish("KILLED", reason=f"halved: others were better after {fraction:.0%} of the steps")
             halved[fraction] = halved.get(fraction, 0) + 1

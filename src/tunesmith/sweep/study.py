@@ -6,6 +6,7 @@ interrupted one would have.
 
 import contextlib
 import datetime
+import itertools
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -125,8 +126,9 @@ class SweepStudy:
             if missing:
                 self.known.read_again(trial.number)
         running = {trial.number: trial for trial in self.trials(TrialState.RUNNING)}
-        end = len(rungs(self.space))
-        cut = [s.number for s in self.standings if s.number in running and (not s.paused or s.sent in {0, end})]
+        ended = {number for number, trial in running.items() if 100 in trial.intermediate_values}
+        going = [standing for standing in self.standings if standing.number in running]
+        cut = [s.number for s in going if not s.paused or s.sent == 0 or s.number in ended]
         return sorted(cut, key=lambda n: (running[n].user_attrs.get("order", 10**9), n))
 
 
@@ -202,7 +204,7 @@ def rungs(space: SearchSpace) -> tuple[float, ...]:
     if space.halving is not None:
         halving = space.halving
         shares = (round(halving.first_rung * halving.reduction**n, 9) for n in range(halving.rungs))
-        fractions = [share for share in shares if share < 1]
+        fractions = list(itertools.takewhile(lambda share: share < 1, shares))
     return (*fractions, 1.0)
 
 

@@ -75,6 +75,21 @@ def test_a_trial_cut_off_between_its_last_report_and_its_end_is_not_forgotten(ex
     assert sweep.recover() == [number]
 
 
+def test_a_sweep_goes_on_in_a_space_of_fewer_rungs(experiment, space):
+    """Whoever waits on a rung that is none any more waits on; whoever was beyond it goes to the end."""
+    before = make(experiment, space)
+    waits, goes = before.ask().number, before.ask().number
+    for number in (waits, goes):
+        before.report(number, 2.0, fraction=0.2)
+        before.send(number, 2)
+        before.report(number, 1.5, fraction=0.6)
+    before.send(goes, 3)
+    fewer = space.model_copy(update={"halving": Halving()})
+    again = studies.load(experiment, fewer, prints={"data": "d"})
+    assert again.recover() == [goes]
+    assert run(again, 2) == []
+
+
 def facts(trials):
     """What is recorded of trials."""
     return [
@@ -156,6 +171,7 @@ def test_the_fingerprint_names_what_changed(experiment, space):
         (Halving(rungs=2), (0.2, 0.6, 1.0)),
         (Halving(rungs=9, reduction=2), (0.2, 0.4, 0.8, 1.0)),
         (Halving(first_rung=0.5, rungs=2, reduction=2), (0.5, 1.0)),
+        (Halving(first_rung=0.5, rungs=5000), (0.5, 1.0)),
         (None, (1.0,)),
     ],
 )
