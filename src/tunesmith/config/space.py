@@ -149,9 +149,9 @@ class Halving(Section):
     first_rung: Annotated[float, Field(gt=0, lt=1)] = 0.2
     """Share of its training after which a trial is first judged."""
     rungs: Annotated[int, Field(ge=1)] = 1
-    """How often a trial is judged before its end, at most: again each time its share has grown by `reduction`. Where one
-    in three goes on, a second time saves little and ends trials that would have won: few are left to finish, and those
-    that train long or fast lead in the middle."""
+    """How often a trial is judged before its end, at most: again each time its share has grown by `reduction`. Where
+    one in three goes on, a second time saves little and ends trials that would have won: few are left to finish, and
+    those that train long or fast lead in the middle."""
 
 
 class Confirm(Section):
