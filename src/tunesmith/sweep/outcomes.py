@@ -57,7 +57,7 @@ class Outcomes:
         metrics, loss = done.trained.metrics, done.trained.metrics["tune/loss"]
         self.study.report(trial.number, loss, fraction=1.0)
         steps = done.trained.curves["train/loss"][-1][0]
-        taken = marks(steps, studies.marks(self.space))
+        taken = marks(steps, studies.fractions(self.space))  # a drifted space may not have all that were taken
         curve = [(round(100 * taken[at]), value) for at, value in done.trained.curves["tune/loss"] if at in taken]
         self.study.remember(trial.number, tune_curve=curve)
         self._remember_spent(trial, tokens=metrics["train/tokens"], seconds=metrics["train/seconds"], steps=steps)

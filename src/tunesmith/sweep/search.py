@@ -171,7 +171,7 @@ class Search:
             name_of(trial.number),
             experiment,
             items="trial",
-            fractions=studies.marks(self.space),
+            fractions=studies.fractions(self.space),
             until=self.rungs[rung - 1],
             start=None if warm is None else name_of(warm),
             rival=self._rival(trial) if rung == len(self.rungs) else None,

@@ -200,15 +200,14 @@ def ladder(space: SearchSpace) -> Ladder:
 
 def rungs(space: SearchSpace) -> tuple[float, ...]:
     """The shares of its training at which a trial is judged, and the end."""
-    fractions: list[float] = []
-    if space.halving is not None:
-        halving = space.halving
-        shares = (round(halving.first_rung * halving.reduction**n, 9) for n in range(halving.rungs))
-        fractions = list(itertools.takewhile(lambda share: share < 1, shares))
-    return (*fractions, 1.0)
+    halving = space.halving
+    if halving is None:
+        return (1.0,)
+    shares = (round(halving.first_rung * halving.reduction**n, 9) for n in range(halving.rungs))
+    return (*itertools.takewhile(lambda share: share < 1, shares), 1.0)
 
 
-def marks(space: SearchSpace) -> tuple[float, ...]:
+def fractions(space: SearchSpace) -> tuple[float, ...]:
     """Where a trial's tune loss is taken: at the rungs, and half way from the last to the end, to see it overfit."""
     *paused, end = rungs(space)
     return (*paused, round((max(paused, default=0.0) + end) / 2, 9), end)

@@ -184,7 +184,7 @@ def test_rungs_grow_by_the_reduction_up_to_the_end(space, halving, expected):
     [(Halving(), (0.2, 0.6, 1.0)), (Halving(rungs=2), (0.2, 0.6, 0.8, 1.0)), (None, (0.5, 1.0))],
 )
 def test_tune_loss_is_also_taken_half_way_to_the_end(space, halving, expected):
-    assert studies.marks(space.model_copy(update={"halving": halving})) == expected
+    assert studies.fractions(space.model_copy(update={"halving": halving})) == expected
 
 
 def test_a_share_beyond_several_rungs_counts_for_all_of_them(experiment, space):
