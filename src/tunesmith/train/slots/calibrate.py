@@ -16,7 +16,7 @@ from tunesmith.train.slots.network import Network
 from tunesmith.train.slots.passes import Limits
 from tunesmith.train.slots.slot import Plan
 
-SIZES = (16, 32, 64, 128, 256, 512)  # tokens a slot
+LONGEST = 512  # tokens of a step beyond which no processor measured so far gained anything by sharing passes
 PAYS = 0.95  # fused over solo must be below this: a gain that noise cannot make
 REPEATS = 3
 SLOTS = 2
@@ -34,23 +34,23 @@ class Calibration:
     ratios: dict[int, float]
 
 
-def calibrate(engine: Engine, rows: Sequence[Labelled], *, memory_mb: float) -> Calibration:
+def calibrate(engine: Engine, rows: Sequence[Labelled], *, memory_mb: float, step_tokens: int) -> Calibration:
     """Choose limits for an engine without slots, by short trainings of two slots on cut rows.
 
-    Slots are fused as long as doubling a pass still saves time; if it never does, each trains solo. A
-    pass never holds more tokens than `memory_mb` MiB of activations allow. Takes some twenty steps.
+    `step_tokens` are those of the smallest step that is to be trained: where two such do not gain by sharing a
+    pass, nothing does, and each slot trains solo. Else passes are doubled as long as that still saves time. One
+    never holds more tokens than `memory_mb` MiB of activations allow. Takes eight steps of two slots for each size.
     """
     ratios: dict[int, float] = {}
     texts = texts_of(rows)
     most = most_tokens(engine.network, memory_mb)
-    fuse = 1
-    for size in SIZES:
-        if SLOTS * size > most:
-            break
+    fuse, size = 1, step_tokens
+    while size <= LONGEST and SLOTS * size <= most:
         ratios[size] = _fused_over_solo(engine, texts, size)
         if ratios[size] > PAYS:
             break
         fuse = SLOTS * size
+        size *= SLOTS
     return Calibration(Limits(fuse=min(fuse, most), most=most), ratios)
 
 
