@@ -68,6 +68,8 @@ class DpoConfig(Training):
     """The variant, by TRL's name; `ipo` and `sigmoid_norm` compare replies per token."""
     label_smoothing: Annotated[float, Field(ge=0, lt=0.5)] = 0.0
     """Share of pairs taken to be the wrong way round; `robust` alone heeds it."""
+    sft_weight: Annotated[float, Field(ge=0)] = 0.0
+    """Weight of the chosen reply's own loss per token beside the variant's; keeps what was learnt by SFT."""
 
     @model_validator(mode="after")
     def _heeds_label_smoothing(self) -> "DpoConfig":

@@ -2,7 +2,7 @@
 
 import functools
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -29,8 +29,11 @@ from tunesmith.train.team import inside, leader_first, team
 class SharedPromptDPOTrainer(OrderedRows, DPOTrainer):
     """DPOTrainer over pairs whose tokens and reference are known, which runs a pair's prompt once.
 
-    TRL runs the prompt with each of its replies, and on a CPU its output layer over every position.
+    TRL runs the prompt with each of its replies, and on a CPU its output layer over every position. Its own `sft` loss
+    is a mean over the tokens of a micro-batch; ours is one over pairs, whatever is run at once.
     """
+
+    sft_weight = 0.0
 
     def _prepare_dataset(self, dataset: Any, *args: Any) -> Any:
         return dataset
@@ -44,15 +47,32 @@ class SharedPromptDPOTrainer(OrderedRows, DPOTrainer):
         return [sum(map(len, parts)) for parts in zip(*(self.train_dataset[name] for name in names), strict=True)]
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool) -> Any:
+        forward, logprobs = self._forward(model), []
+
+        def policy(**arguments: Any) -> Any:
+            outputs = forward(**arguments)
+            logprobs.append(outputs.log_probs)
+            return outputs
+
+        loss = super()._compute_loss(policy, inputs, return_outputs=False)
+        if self.sft_weight:
+            tokens = inputs["completion_mask"][:, 1:].sum(1)
+            likely, _ = (logprobs[0].sum(1) / tokens).chunk(2)
+            loss = loss - self.sft_weight * likely.mean()
+        return (loss, None) if return_outputs else loss
+
+    def _forward(self, model: Any) -> Callable[..., Any]:
+        """A forward pass whose outputs have the `log_probs` of the labels."""
         if self.args.gradient_checkpointing:  # which keeps no cache to share a prompt by
-            return super()._compute_loss(model, inputs, return_outputs)
+            forward: Callable[..., Any] = model
+            return forward
         network = self.accelerator.unwrap_model(model)
         outputs = functools.partial(reply_outputs, network.get_base_model())
 
-        def policy(input_ids: torch.Tensor, labels: torch.Tensor, **_: Any) -> SimpleNamespace:
+        def shared(input_ids: torch.Tensor, labels: torch.Tensor, **_: Any) -> SimpleNamespace:
             return inside(model, network, outputs, input_ids, labels)
 
-        return super()._compute_loss(policy, inputs, return_outputs)
+        return shared
 
 
 def reply_outputs(network: PreTrainedModel, input_ids: torch.Tensor, labels: torch.Tensor) -> SimpleNamespace:
@@ -108,6 +128,7 @@ def build_trainer(
         processing_class=tokenizer,
         callbacks=list(callbacks),
     )
+    trainer.sft_weight = method.sft_weight
     model.delete_adapter("ref")  # TRL's frozen copy; nobody will ask it
     return trainer
 

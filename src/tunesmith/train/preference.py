@@ -21,12 +21,13 @@ def pair_figures(
     """Of each pair, [pairs]: loss, reward margin, whether it is ranked right by reward, and by log π per token.
 
     `policy` and `reference` are the summed log-probabilities in nats of its chosen and rejected reply, [pairs, 2],
-    `lengths` their tokens. The mean of the latter two is a share.
+    `lengths` their tokens. The mean of the latter two is a share. To the variant's loss comes `sft_weight` times the
+    chosen reply's negative log-likelihood per token (Pang et al., 2024).
     """
     ratios = policy - reference
     (chosen, rejected), (likely, unlikely) = (method.beta * ratios).T, (policy / lengths).T
     return {
-        "loss": pair_losses(method, ratios, lengths),
+        "loss": pair_losses(method, ratios, lengths) - method.sft_weight * likely,
         "reward_margin": chosen - rejected,
         "accuracy": (chosen > rejected).to(policy.dtype),
         "ranked_right": (likely > unlikely).to(policy.dtype),

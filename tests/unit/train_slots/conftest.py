@@ -59,7 +59,7 @@ METHODS = [
     {"learning_rate": 4e-4, "batch_size": 1, "epochs": 2, "warmup": 0.0, "weight_decay": 0.01},
 ]
 PREFERENCES = [
-    {"learning_rate": 5e-3, "batch_size": 2, "epochs": 4, "beta": 0.1, "warmup": 0.1},
+    {"learning_rate": 5e-3, "batch_size": 2, "epochs": 4, "beta": 0.1, "warmup": 0.1, "sft_weight": 0.4},
     {"learning_rate": 1e-3, "batch_size": 4, "epochs": 8, "beta": 0.5, "loss": "ipo", "weight_decay": 0.1},
     {"learning_rate": 1e-2, "batch_size": 3, "epochs": 7, "beta": 0.3, "loss": "apo_zero", "max_grad_norm": 0.05},
 ]
@@ -164,8 +164,10 @@ def plain_objective(model, plan):
         reference = dict(zip([pair.id for pair in plan.rows], plain_logps(model, plan.rows), strict=True))
 
     def loss_of(pairs):
-        ratios = plain_logps(model, pairs) - torch.stack([reference[pair.id] for pair in pairs])
-        return plain_pair_losses(plan.method, pairs, *ratios.T).mean()
+        policy = plain_logps(model, pairs)
+        ratios = policy - torch.stack([reference[pair.id] for pair in pairs])
+        own = -policy[:, 0] / torch.tensor([len(pair.chosen) for pair in pairs])
+        return (plain_pair_losses(plan.method, pairs, *ratios.T) + plan.method.sft_weight * own).mean()
 
     return loss_of
 
@@ -193,6 +195,11 @@ def plain_pair_losses(method, pairs, chosen, rejected):
 @pytest.fixture(scope="session")
 def train_plainly():
     return plain_training
+
+
+@pytest.fixture(scope="session")
+def logps_plainly():
+    return plain_logps
 
 
 @pytest.fixture(scope="session")

@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM
 from tunesmith.config.experiment import AdapterConfig
 from tunesmith.config.method import DpoConfig
 from tunesmith.errors import ModelError
+from tunesmith.models.loading import attach_fresh, detach
 from tunesmith.train import dpo
 from tunesmith.train.preference import both
 from tunesmith.train.recorder import TrainingData
@@ -53,6 +54,25 @@ def test_figures_of_tune_rows_are_those_that_the_method_measures(base, pairs, pr
         expected = dpo.measure(model, data.tune, experiment=made, data=known)
     assert {f"tune/{name}": value for name, value in found.items()} == pytest.approx(expected, rel=1e-4)
     assert found["loss"] != pytest.approx(math.log(2), abs=0.01)
+
+
+def test_through_trl_too_the_chosen_replys_own_loss_is_a_mean_over_pairs(
+    base, tokenizer, pairs, logps_plainly, tmp_path
+):
+    """TRL's own one is a mean over the tokens of what is run at once."""
+    losses = {}
+    for weight in (0.0, 0.7):
+        made = experiment(tmp_path, "dpo", method={"sft_weight": weight})
+        model = attach_fresh(base, made.adapter, seed=1)
+        data = TrainingData(pairs, pairs[:1])
+        trainer = dpo.build_trainer(made, model, tokenizer, data, folder=tmp_path / "trl", callbacks=[])
+        batch = trainer.data_collator([trainer.train_dataset[n] for n in range(len(pairs))])
+        losses[weight] = trainer._compute_loss(model, batch, False).item()
+        detach(model)
+    own, tokens = -logps_plainly(base, pairs)[:, 0], torch.tensor([len(pair.chosen) for pair in pairs])
+    assert losses[0.0] == pytest.approx(math.log(2), rel=1e-4)
+    assert losses[0.7] - losses[0.0] == pytest.approx(0.7 * (own / tokens).mean().item(), rel=1e-4)
+    assert (own / tokens).mean().item() != pytest.approx((own.sum() / tokens.sum()).item(), rel=1e-3)
 
 
 def test_before_the_first_step_policy_and_reference_agree_in_bfloat16(tiny_path, pairs, prepare):

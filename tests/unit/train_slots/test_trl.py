@@ -24,7 +24,8 @@ def trl_training(plan):
         columns = {"input_ids": [row.input_ids for row in rows], "labels": [row.labels for row in rows]}
     else:
         trainer, config = DPOTrainer, DPOConfig
-        own = {"beta": method.beta, "loss_type": [method.loss], "label_smoothing": method.label_smoothing}
+        losses = {method.loss: 1.0, "sft": method.sft_weight} if method.sft_weight else {method.loss: 1.0}
+        own = {"beta": method.beta, "loss_type": [*losses], "loss_weights": [*losses.values()]}
         columns = {f"{part}_ids": [getattr(row, part) for row in rows] for part in ("prompt", "chosen", "rejected")}
 
     class InOurOrder(trainer):
@@ -107,6 +108,7 @@ def test_thirty_steps_follow_trls_curves(base, tokenizer, rows, tmp_path, method
     [
         ({"learning_rate": 5e-3, "batch_size": 3, "epochs": 7, "warmup": 0.0, "beta": 0.2}, 1),
         ({"learning_rate": 2e-3, "batch_size": 2, "epochs": 4, "warmup": 0.0, "loss": "sigmoid_norm", "beta": 2.0}, 2),
+        ({"learning_rate": 5e-3, "batch_size": 3, "epochs": 7, "warmup": 0.0, "beta": 0.2, "sft_weight": 0.3}, 1),
     ],
 )
 def test_twenty_steps_on_pairs_follow_trls_curves(base, tokenizer, pairs, prepare, tmp_path, method, micro_batch):
