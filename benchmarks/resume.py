@@ -1,11 +1,12 @@
-"""What a kill costs a sweep: the time from `--resume` to the first optimiser step.
+"""What a kill costs a sweep: the time from `--resume` to the first optimiser step, and the work done twice.
 
     python -m benchmarks.resume [--kills 5] [--seed 1]
 
 Runs the demo's sweep in a temporary folder with one worker, kills coordinator and worker (SIGKILL) at a random instant
-while a trial trains, resumes, and so on. The first step is the first train loss that a resumed sweep logs, by its own
-time; what a process takes that only imports the model's libraries and loads the base is measured beside each, and
-taken off.
+while a trial trains, resumes, and so on. The sweep is the command itself, in a process that also writes down when its
+coordinator heard of which optimiser step. The first step is the first that a resumed sweep does; those that had been
+done before the kill, but after the last checkpoint, are repeated. What a process takes that only imports the model's
+libraries and loads the base is measured beside each, and taken off.
 """
 
 import argparse
@@ -18,11 +19,11 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 
-from mlflow import MlflowClient
-
-from benchmarks.bench import machine, timed, write
+from benchmarks.bench import ROOT, machine, timed, write
 from benchmarks.bench import project as make_project
+from benchmarks.heard_steps import FILE
 
 SWEEP = [
     "experiments/support.yaml",
@@ -40,22 +41,24 @@ from tunesmith.config import Experiment
 from tunesmith.sweep.workbench import Workbench
 Workbench(Experiment.from_yaml("experiments/support.yaml")).base
 """
-LOSS = "train/loss"
 TARGET_S = 5.0
+
+Heard = tuple[float, str, int]
+"""When, in UNIX time, which training had done which step."""
 
 
 class Sweep:
     """A sweep in a folder of its own that can be killed and resumed."""
 
     def __init__(self, project: pathlib.Path) -> None:
-        self.variables = {**make_project(project), "TUNESMITH_CPU_WORKERS": "1"}
-        self.project = project
-        self.client = MlflowClient(f"sqlite:///{project / 'mlflow.db'}")
+        self.project, self.news = project, project / "news"
+        self.variables = {**make_project(project), "TUNESMITH_CPU_WORKERS": "1", FILE: str(self.news)}
+        self.variables["PYTHONPATH"] += f"{os.pathsep}{ROOT}"
 
     def start(self, *more: str) -> subprocess.Popen[bytes]:
         """Begin, or go on, in a process group of its own."""
         log = (self.project / "sweep.log").open("ab")
-        command = [sys.executable, "-m", "tunesmith", "sweep", *SWEEP, *more]
+        command = [sys.executable, "-m", "benchmarks.heard_steps", "sweep", *SWEEP, *more]
         return subprocess.Popen(command, cwd=self.project, env=self.variables, stderr=log, start_new_session=True)
 
     def load_seconds(self) -> float:
@@ -63,21 +66,33 @@ class Sweep:
         command = [sys.executable, "-c", LOAD]
         return timed(lambda: subprocess.run(command, cwd=self.project, env=self.variables, check=True))
 
-    def times(self) -> list[float]:
-        """When each train loss of the trials was logged, in UNIX time."""
-        experiments = [found.experiment_id for found in self.client.search_experiments()]
-        runs = self.client.search_runs(experiments, "tags.`tunesmith.kind` = 'trial'")
-        histories = [self.client.get_metric_history(run.info.run_id, LOSS) for run in runs]
-        return [point.timestamp / 1000 for points in histories for point in points]
+    def heard(self) -> list[Heard]:
+        """All steps so far, in the order in which they were done."""
+        lines = self.news.read_text().splitlines() if self.news.is_file() else []
+        return [(float(when), key, int(step)) for when, key, step in map(str.split, lines)]
 
-    def first_step(self, after: float, process: subprocess.Popen[bytes]) -> float:
-        """Seconds from `after` (UNIX time) to the first step logged since; waits for it."""
+    def first_step(self, known: int, process: subprocess.Popen[bytes]) -> Heard:
+        """The first step beyond the `known` first ones; waits for it."""
         while process.poll() is None:
-            since = [when for when in self.times() if when > after]
-            if since:
-                return min(since) - after
-            time.sleep(0.2)
+            heard = self.heard()
+            if len(heard) > known:
+                return heard[known]
+            time.sleep(0.1)
         raise RuntimeError((self.project / "sweep.log").read_text()[-2000:])
+
+
+def repeated_seconds(heard: Sequence[Heard]) -> float:
+    """The time of steps that had been done before, each since the step before it in the same training."""
+    done: set[tuple[str, int]] = set()
+    last: dict[str, tuple[float, int]] = {}
+    seconds = 0.0
+    for when, key, step in heard:
+        before, previous = last.get(key, (when, -1))
+        if (key, step) in done and previous == step - 1:
+            seconds += when - before
+        done.add((key, step))
+        last[key] = (when, step)
+    return seconds
 
 
 def main() -> int:
@@ -91,25 +106,26 @@ def main() -> int:
     loads: list[float] = []
     with tempfile.TemporaryDirectory() as folder:
         sweep = Sweep(pathlib.Path(folder))
-        begun = time.time()
         process = sweep.start()
-        sweep.first_step(begun, process)
+        sweep.first_step(0, process)
         for _ in range(options.kills):
             time.sleep(rng.uniform(25, 45))
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
             loads.append(sweep.load_seconds())
-            begun = time.time()
+            known, begun = len(sweep.heard()), time.time()
             process = sweep.start("--resume")
-            waits.append(sweep.first_step(begun, process))
+            waits.append(sweep.first_step(known, process)[0] - begun)
+        time.sleep(rng.uniform(25, 45))
         os.killpg(process.pid, signal.SIGTERM)
         process.wait()
+        repeated = repeated_seconds(sweep.heard()) / options.kills
     own = [wait - load for wait, load in zip(waits, loads, strict=True)]
-    result |= {"first_step_s": waits, "load_s": loads, "without_load_s": own}
+    result |= {"first_step_s": waits, "load_s": loads, "without_load_s": own, "repeated_s_a_kill": repeated}
     text = (
         f"first step after --resume: median {statistics.median(waits):.1f} s ({min(waits):.1f} to {max(waits):.1f}); "
         f"loading the base takes {statistics.median(loads):.1f} s of that; without {statistics.median(own):.1f} s "
-        f"({min(own):.1f} to {max(own):.1f}, goal {TARGET_S:g})\n"
+        f"({min(own):.1f} to {max(own):.1f}, goal {TARGET_S:g}); steps done twice: {repeated:.1f} s a kill on average\n"
     )
     write(f"{result['date'][:10]}-resume", text, result)
     return 0

@@ -11,12 +11,12 @@ from tunesmith.config.experiment import AdapterConfig
 from tunesmith.config.method import SftConfig
 from tunesmith.train.encode import IGNORED, Encoded, Labelled
 from tunesmith.train.slots.batch import texts_of
-from tunesmith.train.slots.engine import Engine
+from tunesmith.train.slots.engine import DEFAULT_LIMITS, Engine
 from tunesmith.train.slots.network import Network
 from tunesmith.train.slots.passes import Limits
 from tunesmith.train.slots.slot import Plan
 
-LONGEST = 512  # tokens of a step beyond which no processor measured so far gained anything by sharing passes
+LONGEST_ON_CPU = 512  # tokens of a step; at more, two slots gained 0 to 4% by sharing passes on any processor measured
 PAYS = 0.95  # fused over solo must be below this: a gain that noise cannot make
 REPEATS = 3
 SLOTS = 2
@@ -44,8 +44,9 @@ def calibrate(engine: Engine, rows: Sequence[Labelled], *, memory_mb: float, ste
     ratios: dict[int, float] = {}
     texts = texts_of(rows)
     most = most_tokens(engine.network, memory_mb)
+    longest = LONGEST_ON_CPU if engine.network.device.type == "cpu" else DEFAULT_LIMITS.most // SLOTS
     fuse, size = 1, step_tokens
-    while size <= LONGEST and SLOTS * size <= most:
+    while size <= longest and SLOTS * size <= most:
         ratios[size] = _fused_over_solo(engine, texts, size)
         if ratios[size] > PAYS:
             break
