@@ -74,14 +74,14 @@ def main() -> None:
     """Measure and write the result."""
     bench = load()
     where = machine()
-    chosen = {size: calibrate(Engine(bench.base), bench.rows, memory_mb=4096, step_tokens=size) for size in ROUNDS}
-    found = {tokens: compare(bench, tokens, chosen[tokens].limits) for tokens in ROUNDS}
+    calibration = calibrate(Engine(bench.base), bench.rows, memory_mb=4096)
+    found = {tokens: compare(bench, tokens, calibration.limits) for tokens in ROUNDS}
     lines = [
         f"# {SLOTS} adapters together against one after the other",
         "",
         str(where),
         "",
-        *(f"Calibrated for {size} tokens: {calibration}" for size, calibration in chosen.items()),
+        f"Calibrated: {calibration}",
         "",
     ]
     lines += ["| tokens a slot | solo s/step | fused / solo | calibrated / solo | target |", "|---|---|---|---|---|"]
@@ -91,8 +91,7 @@ def main() -> None:
             f"| {tokens} ({min(result['tokens'])} to {max(result['tokens'])}) | {solo:.2f} | {result['fused']} "
             f"| {result['calibrated']} | ≤ {TARGETS[tokens]} |"
         )
-    calibrations = {size: asdict(calibration) for size, calibration in chosen.items()}
-    write("fused", "\n".join(lines) + "\n", {"machine": where, "calibration": calibrations, "found": found})
+    write("fused", "\n".join(lines) + "\n", {"machine": where, "calibration": asdict(calibration), "found": found})
 
 
 if __name__ == "__main__":

@@ -49,7 +49,7 @@ class Idle:
         """A score of 0."""
         return scores(job.experiment.evaluation.primary)
 
-    def calibrate(self, experiment: Any, *, smallest_batch: int) -> Any:
+    def calibrate(self, experiment: Any) -> Any:
         """No sharing."""
         from tunesmith.sweep.protocol import Sharing
 

@@ -10,6 +10,7 @@ libraries and loads the base is measured beside each, and taken off.
 """
 
 import argparse
+import itertools
 import os
 import pathlib
 import random
@@ -71,27 +72,26 @@ class Sweep:
         lines = self.news.read_text().splitlines() if self.news.is_file() else []
         return [(float(when), key, int(step)) for when, key, step in map(str.split, lines)]
 
-    def first_step(self, known: int, process: subprocess.Popen[bytes]) -> Heard:
-        """The first step beyond the `known` first ones; waits for it."""
+    def first_step(self, known: int, process: subprocess.Popen[bytes]) -> float:
+        """When the first step was done beyond the `known` first ones; waits for it."""
         while process.poll() is None:
             heard = self.heard()
             if len(heard) > known:
-                return heard[known]
+                return heard[known][0]
             time.sleep(0.1)
         raise RuntimeError((self.project / "sweep.log").read_text()[-2000:])
 
 
 def repeated_seconds(heard: Sequence[Heard]) -> float:
-    """The time of steps that had been done before, each since the step before it in the same training."""
-    done: set[tuple[str, int]] = set()
-    last: dict[str, tuple[float, int]] = {}
-    seconds = 0.0
+    """The time of steps that had been done before: each counts as its training's median step."""
+    steps: dict[str, list[tuple[float, int]]] = {}
     for when, key, step in heard:
-        before, previous = last.get(key, (when, -1))
-        if (key, step) in done and previous == step - 1:
-            seconds += when - before
-        done.add((key, step))
-        last[key] = (when, step)
+        steps.setdefault(key, []).append((when, step))
+    seconds = 0.0
+    for own in steps.values():
+        took = [after - before for (before, n), (after, m) in itertools.pairwise(own) if m == n + 1]
+        repeated = len(own) - len({step for _, step in own})
+        seconds += repeated * statistics.median(took) if repeated else 0.0
     return seconds
 
 
@@ -115,7 +115,7 @@ def main() -> int:
             loads.append(sweep.load_seconds())
             known, begun = len(sweep.heard()), time.time()
             process = sweep.start("--resume")
-            waits.append(sweep.first_step(known, process)[0] - begun)
+            waits.append(sweep.first_step(known, process) - begun)
         time.sleep(rng.uniform(25, 45))
         os.killpg(process.pid, signal.SIGTERM)
         process.wait()

@@ -91,9 +91,9 @@ class LocalWorker:
         assert isinstance(done, Done)  # noqa: S101 - the protocol's answer
         return done.scores
 
-    def calibrate(self, experiment: Experiment, *, smallest_batch: int) -> Sharing:
-        """Have it measured how slots whose steps take so many rows, or more, should share passes."""
-        sharing = self._ask(Calibrate(experiment, smallest_batch))
+    def calibrate(self, experiment: Experiment) -> Sharing:
+        """Have it measured how slots should share passes."""
+        sharing = self._ask(Calibrate(experiment))
         assert isinstance(sharing, Sharing)  # noqa: S101 - the protocol's answer
         return sharing
 

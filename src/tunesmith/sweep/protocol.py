@@ -57,17 +57,16 @@ class Segment:
 
 @dataclass(frozen=True)
 class Calibrate:
-    """Measure how many tokens a pass should hold, with the rows of this experiment, in steps of so many or more."""
+    """Measure how many tokens a pass should hold, with the rows and the adapter of this experiment."""
 
     experiment: Experiment
-    smallest_batch: int
 
 
 @dataclass(frozen=True)
 class Sharing:
     """How slots share passes (`train.slots.passes.Limits`), and how many tokens a row has on average.
 
-    `ratios` are the measured fused / solo times by tokens a slot. `most` is 1 where the engine trains nothing.
+    `ratios` are the measured fused / solo times by tokens a slot; empty where the engine trains nothing.
     """
 
     fuse: int

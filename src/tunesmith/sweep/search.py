@@ -71,7 +71,7 @@ class Search:
                 runs.attach(trial.user_attrs["run_id"]).finish("KILLED", reason="the sweep was stopped")
 
     def _calibrate(self, worker: LocalWorker) -> None:
-        sharing = worker.calibrate(self.coordinator.experiment, smallest_batch=self._smallest_batch)
+        sharing = worker.calibrate(self.coordinator.experiment)
         with self.lock:
             self.study.study.set_user_attr(SHARING, asdict(sharing))
             self.lock.notify_all()
@@ -81,17 +81,13 @@ class Search:
         seats = self._seats(sharing)
         if seats > 1:
             return f"up to {seats} trials train side by side on one base, in passes of up to {sharing.fuse} tokens"
-        why = ": sharing passes does not pay at this length of rows" if sharing.most > 1 else ""
+        why = ": sharing passes does not pay at this length of rows" if sharing.ratios else ""
         return f"each worker trains one trial at a time{why}"
 
-    @property
-    def _smallest_batch(self) -> int:
-        bounds = self.space.params.get("method.batch_size")
-        sizes: list[int] = bounds.ends() if bounds else []
-        return min([*sizes, self.coordinator.experiment.method.batch_size])
-
     def _seats(self, sharing: Sharing) -> int:
-        return sharing.seats(self._smallest_batch)
+        bounds = self.space.params.get("method.batch_size")
+        sizes = [*(bounds.ends() if bounds else []), self.coordinator.experiment.method.batch_size]
+        return sharing.seats(min(sizes))
 
     def _score_base(self, worker: LocalWorker) -> None:
         run = self.coordinator.child("base", kind="base")

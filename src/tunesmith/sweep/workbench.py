@@ -1,7 +1,6 @@
 """A base model that stays loaded, and the training and scoring done on it."""
 
 import functools
-import math
 import pathlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
@@ -131,21 +130,18 @@ class Workbench:
         adapter_effect(model, self.tokenizer, self.probe, base=self.base)
         return self._score(model, job)
 
-    def calibrate(self, experiment: Experiment, *, smallest_batch: int) -> Sharing:
-        """How slots whose steps take so many rows, or more, should share passes; measured once per machine and base."""
+    def calibrate(self, experiment: Experiment) -> Sharing:
+        """How slots should share passes on this machine with this base; measured once per machine and base."""
         rows = self._tokens("train", experiment.data.train_rows)
         row_tokens = sum(len(row.input_ids) for row in rows) / len(rows)
         if self.uncovered(experiment) is not None:
             return Sharing(fuse=1, most=1, row_tokens=row_tokens)
         place = f"{torch.cuda.get_device_name()}" if self.base.device.type == "cuda" else cpu_model()
-        step_tokens = math.ceil(row_tokens * smallest_batch)
-        numbers = f"{self.threads} threads, {self.base.dtype}, torch {torch.__version__}, {step_tokens} tokens a step"
+        key = f"{place}, {self.threads} threads, {self.base.dtype}, torch {torch.__version__}, {self.model.sha256[:16]}"
         memory = free_memory_mb(self.base.device) * MEMORY_SHARE
-
-        def measure() -> dict[str, Any]:
-            return asdict(calibrate(Engine(self.base), rows, memory_mb=memory, step_tokens=step_tokens))
-
-        found: dict[str, Any] = measured_once("slots.json", f"{place}, {numbers}, {self.model.sha256[:16]}", measure)
+        found: dict[str, Any] = measured_once(
+            "slots.json", key, lambda: asdict(calibrate(Engine(self.base), rows, memory_mb=memory))
+        )
         limits, ratios = found["limits"], {int(size): ratio for size, ratio in found["ratios"].items()}
         most = min(limits["most"], DEFAULT_LIMITS.most)  # as in a training that nobody shares, so that bits agree
         return Sharing(min(limits["fuse"], most), most, row_tokens, ratios)

@@ -122,7 +122,7 @@ def _follow(bench: "Workbench", order: Order, line: Line) -> None:
         if isinstance(order, Train):
             Segments(bench, order, line).run()
         elif isinstance(order, Calibrate):
-            line.send(bench.calibrate(order.experiment, smallest_batch=order.smallest_batch))
+            line.send(bench.calibrate(order.experiment))
         elif isinstance(order, Job):
             line.send(Done(bench.score(order)))
     except Stopped:

@@ -17,33 +17,32 @@ def engine(tiny_path):
 
 def test_calibration_leaves_the_engine_as_it_was(engine, rows):
     usual = engine.limits
-    found = calibrate(engine, rows, memory_mb=64, step_tokens=20)
+    found = calibrate(engine, rows, memory_mb=64)
     assert not engine.slots
     assert engine.limits == usual
-    assert 20 in found.ratios
+    assert 16 in found.ratios
     assert found.limits.most == most_tokens(engine.network, 64)
     assert 1 <= found.limits.fuse <= found.limits.most
 
 
 @pytest.mark.parametrize(
-    ("step_tokens", "ratios", "limits"),
+    ("ratios", "limits"),
     [
-        (20, {20: 0.5, 40: 0.7, 80: 0.9, 160: 0.96}, Limits(fuse=160, most=10_000)),
-        (20, {20: 0.99}, Limits(fuse=1, most=10_000)),
-        (150, {150: 0.5, 300: 0.6}, Limits(fuse=600, most=10_000)),
-        (600, {}, Limits(fuse=1, most=10_000)),
+        ({16: 0.5, 32: 0.7, 64: 0.9, 128: 0.96}, Limits(fuse=128, most=10_000)),
+        ({16: 0.99}, Limits(fuse=1, most=10_000)),
+        ({16: 0.5, 32: 0.5, 64: 0.5, 128: 0.5, 256: 0.5, 512: 0.6}, Limits(fuse=1024, most=10_000)),
     ],
 )
-def test_slots_are_fused_while_a_larger_pass_still_pays(engine, rows, monkeypatch, step_tokens, ratios, limits):
+def test_slots_are_fused_while_a_larger_pass_still_pays(engine, rows, monkeypatch, ratios, limits):
     monkeypatch.setattr(calibration, "_fused_over_solo", lambda engine, rows, size: ratios[size])
     monkeypatch.setattr(calibration, "most_tokens", lambda network, memory: 10_000)
-    assert calibrate(engine, rows, memory_mb=1, step_tokens=step_tokens) == Calibration(limits, ratios)
+    assert calibrate(engine, rows, memory_mb=1) == Calibration(limits, ratios)
 
 
 def test_memory_bounds_a_pass(engine, rows):
     small, large = most_tokens(engine.network, 1), most_tokens(engine.network, 2)
     assert 0 < small < large <= 2 * small + 1
-    assert calibrate(engine, rows, memory_mb=0.01, step_tokens=16).limits.fuse == 1
+    assert calibrate(engine, rows, memory_mb=0.01).limits.fuse == 1
 
 
 def test_the_bound_covers_what_a_pass_keeps(engine, plans):

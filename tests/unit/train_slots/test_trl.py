@@ -25,7 +25,8 @@ def trl_training(plan):
     else:
         trainer, config = DPOTrainer, DPOConfig
         losses = {method.loss: 1.0, "sft": method.sft_weight} if method.sft_weight else {method.loss: 1.0}
-        own = {"beta": method.beta, "loss_type": [*losses], "loss_weights": [*losses.values()]}
+        own = {"beta": method.beta, "label_smoothing": method.label_smoothing}
+        own |= {"loss_type": [*losses], "loss_weights": [*losses.values()]}
         columns = {f"{part}_ids": [getattr(row, part) for row in rows] for part in ("prompt", "chosen", "rejected")}
 
     class InOurOrder(trainer):

@@ -11,12 +11,12 @@ from tunesmith.config.experiment import AdapterConfig
 from tunesmith.config.method import SftConfig
 from tunesmith.train.encode import IGNORED, Encoded, Labelled
 from tunesmith.train.slots.batch import texts_of
-from tunesmith.train.slots.engine import DEFAULT_LIMITS, Engine
+from tunesmith.train.slots.engine import Engine
 from tunesmith.train.slots.network import Network
 from tunesmith.train.slots.passes import Limits
 from tunesmith.train.slots.slot import Plan
 
-LONGEST_ON_CPU = 512  # tokens of a step; at more, two slots gained 0 to 4% by sharing passes on any processor measured
+SIZES = (16, 32, 64, 128, 256, 512)  # tokens a slot
 PAYS = 0.95  # fused over solo must be below this: a gain that noise cannot make
 REPEATS = 3
 SLOTS = 2
@@ -34,24 +34,23 @@ class Calibration:
     ratios: dict[int, float]
 
 
-def calibrate(engine: Engine, rows: Sequence[Labelled], *, memory_mb: float, step_tokens: int) -> Calibration:
+def calibrate(engine: Engine, rows: Sequence[Labelled], *, memory_mb: float) -> Calibration:
     """Choose limits for an engine without slots, by short trainings of two slots on cut rows.
 
-    `step_tokens` are those of the smallest step that is to be trained: where two such do not gain by sharing a
-    pass, nothing does, and each slot trains solo. Else passes are doubled as long as that still saves time. One
-    never holds more tokens than `memory_mb` MiB of activations allow. Takes eight steps of two slots for each size.
+    Slots are fused as long as doubling a pass still saves time; if it never does, each trains solo. A
+    pass never holds more tokens than `memory_mb` MiB of activations allow. Takes some twenty steps.
     """
     ratios: dict[int, float] = {}
     texts = texts_of(rows)
     most = most_tokens(engine.network, memory_mb)
-    longest = LONGEST_ON_CPU if engine.network.device.type == "cpu" else DEFAULT_LIMITS.most // SLOTS
-    fuse, size = 1, step_tokens
-    while size <= longest and SLOTS * size <= most:
+    fuse = 1
+    for size in SIZES:
+        if SLOTS * size > most:
+            break
         ratios[size] = _fused_over_solo(engine, texts, size)
         if ratios[size] > PAYS:
             break
         fuse = SLOTS * size
-        size *= SLOTS
     return Calibration(Limits(fuse=min(fuse, most), most=most), ratios)
 
 
