@@ -75,10 +75,11 @@ def _curve(run_id: str) -> tuple[tuple[int, float], ...]:
 
 
 def _confirmations(attributes: dict[str, dict[str, float]]) -> list[ConfirmationRecord]:
+    """Those that were trained to their end."""
     found = []
     for key, value in attributes.items():
         named = CONFIRMED.fullmatch(key)
-        if named:
+        if named and "failed" not in value:
             trial, seed = int(named[1]), int(named[2])
             run_id = str(value["run_id"])
             found.append(ConfirmationRecord(trial, seed, run_id, value["loss"], value["primary"]))

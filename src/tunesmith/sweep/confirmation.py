@@ -9,7 +9,7 @@ from typing import Any
 from optuna.trial import FrozenTrial
 
 from tunesmith.config import overrides
-from tunesmith.errors import OutcomeError
+from tunesmith.errors import OutcomeError, TrainingError
 from tunesmith.progress import plural
 from tunesmith.sweep.coordinator import Coordinator
 from tunesmith.sweep.crew import MAX_DEATHS
@@ -40,11 +40,14 @@ class Candidate:
 
 
 def confirm(coordinator: Coordinator) -> list[Candidate]:
-    """Train the best trials again from fresh seeds; the winner comes first."""
+    """Train the best trials again from fresh seeds; the winner comes first.
+
+    One whose training fails from any of them, as by a loss that is not finite, is no candidate.
+    """
     study, wanted = coordinator.study, coordinator.space.confirm
     best = study.ranking()[: wanted.top]
     if not best:
-        raise OutcomeError("no trial reached its first rung; see the reasons on the trial runs")
+        raise OutcomeError("no trial reached its first rung within the limits; see the reasons on the trial runs")
     pairs = [(trial, n) for trial in best for n in range(1, wanted.seeds + 1)]
     coordinator.enter("confirming")
     coordinator.progress.note(f"confirming {plural(len(best), 'trial')} on {plural(wanted.seeds, 'fresh seed')}")
@@ -52,7 +55,10 @@ def confirm(coordinator: Coordinator) -> list[Candidate]:
     candidates = []
     for trial in best:
         mine = [record for (owner, _), record in zip(pairs, records, strict=True) if owner is trial]
-        candidates.append(candidate(trial, mine))
+        if not any("failed" in record for record in mine):
+            candidates.append(candidate(trial, mine))
+    if not candidates:
+        raise OutcomeError("no trial could be trained again from fresh seeds; see the reasons on the confirmation runs")
     return ranked(candidates)
 
 
@@ -111,25 +117,38 @@ class Confirmation(Follower):
         self.coordinator, self.key, self.trial = coordinator, key, trial
         seed = fresh_seed(coordinator.experiment.seed, n)
         self.experiment = overrides.apply(coordinator.experiment, {**trial.params, "seed": seed})
-        self.outcome: Done | None = None
+        self.outcome: Done | Failed | None = None
 
     def train(self, worker: LocalWorker) -> dict[str, Any]:
-        """Have it trained and scored; goes on from its checkpoint after the worker died, twice at most."""
+        """Have it trained and scored; goes on from its checkpoint after the worker died, twice at most.
+
+        Of a training that failed the record has no scores but the reason.
+        """
         run = self._run()
-        with runs.recording(run):
-            deaths = 0
-            while self.outcome is None:
-                self.coordinator.wait_while_paused()
-                try:
-                    self._attempt(worker, run)
-                except WorkerDied as death:
-                    deaths += 1
-                    if deaths == MAX_DEATHS:
-                        raise OutcomeError(f"{self.key} lost its worker {deaths} times: {death}") from None
-                except Killed:
-                    if self.coordinator.crew.stopping:
-                        raise
-            return self._record(run)
+        try:
+            with runs.recording(run):
+                outcome = self._outcome(worker, run)
+                if isinstance(outcome, Failed):
+                    raise TrainingError(outcome.message)
+                return self._record(run, outcome)
+        except TrainingError as error:
+            self.progress.note(f"  {self.key}: {error}; trial {self.trial.number} cannot win")
+            return {"run_id": run.id, "failed": str(error)}
+
+    def _outcome(self, worker: LocalWorker, run: Run) -> Done | Failed:
+        deaths = 0
+        while self.outcome is None:
+            self.coordinator.wait_while_paused()
+            try:
+                self._attempt(worker, run)
+            except WorkerDied as death:
+                deaths += 1
+                if deaths == MAX_DEATHS:
+                    raise OutcomeError(f"{self.key} lost its worker {deaths} times: {death}") from None
+            except Killed:
+                if self.coordinator.crew.stopping:
+                    raise
+        return self.outcome
 
     def _attempt(self, worker: LocalWorker, run: Run) -> None:
         segment = self.coordinator.segment(self.key, self.experiment, items="confirmation")
@@ -161,15 +180,13 @@ class Confirmation(Follower):
 
     def on_end(self, ended: Ended) -> tuple[Segment, ...]:
         """Keep what came of it."""
-        if isinstance(ended.outcome, Failed):
-            raise OutcomeError(ended.outcome.message)
-        assert isinstance(ended.outcome, Done)  # noqa: S101 - it was to train to the end
+        assert isinstance(ended.outcome, Done | Failed)  # noqa: S101 - it was to train to the end
         self.outcome = ended.outcome
         return ()
 
-    def _record(self, run: Run) -> dict[str, Any]:
-        assert self.outcome is not None and self.outcome.trained is not None  # noqa: S101, PT018
-        scores, trained = self.outcome.scores, self.outcome.trained
+    def _record(self, run: Run, outcome: Done) -> dict[str, Any]:
+        assert outcome.trained is not None  # noqa: S101 - a training was asked for
+        scores, trained = outcome.scores, outcome.trained
         primary = self.experiment.evaluation.primary
         log_training(run, trained)
         log_scores(run, scores)

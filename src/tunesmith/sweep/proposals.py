@@ -48,8 +48,9 @@ def propose(trials: Sequence[FrozenTrial], space: SearchSpace, *, seed: int) -> 
 
     TPE sees trials that wait on a rung as pruned there: by what they reached, although they may go
     on. Trials in training without a value yet count as poor ones, so that the next is not the same again
-    (the constant liar). Parameters that made a training fail count as the worst. Where costs are weighed too, all
-    samplers see every trial by its first rung's loss and its costs (for TPE: Ozaki et al., 2022).
+    (the constant liar). Parameters that made a training fail count as the worst, however well it began. Where
+    costs are weighed too, all samplers see every trial by its first rung's loss and its costs (for TPE: Ozaki et
+    al., 2022).
     """
     began = [trial for trial in trials if trial.state in SEEN] if space.sampler.kind != "random" else []
     whole = space.costs or space.sampler.kind in {"gp", "cmaes"}
@@ -67,7 +68,7 @@ def _where_it_stands(trial: FrozenTrial) -> FrozenTrial:
         value=trial.value if trial.state == TrialState.COMPLETE else None,
         params=trial.params,
         distributions=trial.distributions,
-        intermediate_values=trial.intermediate_values,
+        intermediate_values={} if "infeasible" in trial.user_attrs else trial.intermediate_values,
     )
 
 

@@ -17,7 +17,7 @@ from sqlalchemy.exc import OperationalError
 
 from tunesmith.config import overrides
 from tunesmith.config.experiment import Experiment
-from tunesmith.config.space import SearchSpace
+from tunesmith.config.space import Halving, SearchSpace
 from tunesmith.data.digest import digest_of
 from tunesmith.errors import StudyError
 from tunesmith.sweep import proposals
@@ -199,10 +199,13 @@ def ladder(space: SearchSpace) -> Ladder:
 
 
 def rungs(space: SearchSpace) -> tuple[float, ...]:
-    """The shares of its training at which a trial is judged, and the end."""
+    """The shares of its training at which a trial is judged, and the end.
+
+    Without halving all go on, but a limit of time needs a trial's pace to be known early.
+    """
     halving = space.halving
     if halving is None:
-        return (1.0,)
+        return (1.0,) if space.limits.seconds is None else (Halving().first_rung, 1.0)
     shares = (round(halving.first_rung * halving.reduction**n, 9) for n in range(halving.rungs))
     return (*itertools.takewhile(lambda share: share < 1, shares), 1.0)
 

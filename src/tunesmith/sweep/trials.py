@@ -50,7 +50,7 @@ class Trials:
     def ranking(self, most: int | None = None) -> list[FrozenTrial]:
         """Trials that have a value, best first: the further one got, then the lower its loss.
 
-        One that lost a race on the primary metric is none of them, however low its loss.
+        One that lost a race on the primary metric is none of them, however low its loss, nor is an infeasible one.
         """
         return [self.all[number] for *_, number in islice(self._ranked, most)]
 
@@ -123,7 +123,8 @@ class Trials:
         known = self._places.pop(trial.number, None)
         if known is not None:
             del self._ranked[bisect_left(self._ranked, known)]
-        if trial.state in RANKED and trial.intermediate_values and "raced" not in trial.user_attrs:
+        barred = "raced" in trial.user_attrs or "infeasible" in trial.user_attrs
+        if trial.state in RANKED and trial.intermediate_values and not barred:
             place = (-max(trial.intermediate_values), comparable(last_value(trial)), trial.number)
             self._places[trial.number] = place
             insort(self._ranked, place)

@@ -33,11 +33,15 @@ def test_proposals_learn_from_trials_that_wait(experiment, space, kind):
     assert high[3] > 5 * low[3]
 
 
-def test_parameters_that_made_a_training_fail_count_as_poor(experiment, space):
+@pytest.mark.parametrize("began_well", [False, True])
+def test_parameters_that_made_a_training_fail_count_as_poor(experiment, space, began_well):
     sweep = make(experiment, space)
     for _ in range(12):
         number = sweep.ask().number
         if sweep.trials()[number].params["method.learning_rate"] > 2e-3:
+            if began_well:
+                sweep.report(number, 0.1, fraction=0.2)
+            sweep.remember(number, infeasible="loss nan")
             sweep.prune(number)
         else:
             sweep.report(number, 1.0, fraction=0.2)

@@ -230,3 +230,13 @@ def test_the_board_shows_the_best_trials_and_what_is_left(experiment, space):
     Console(file=screen, width=120).print(*progress.bars.get_renderables())
     assert "of 9 trials begun" in screen.getvalue()
     assert f"learning_rate {sweep.ranking()[0].params['method.learning_rate']:.3g}" in screen.getvalue()
+
+
+def test_an_infeasible_trial_is_not_among_the_best(experiment, space):
+    sweep = make(experiment, space)
+    for loss in (0.1, 0.2, 0.3):
+        sweep.report(sweep.ask().number, loss, fraction=0.2)
+    sweep.remember(0, infeasible="loss nan")
+    sweep.prune(0)
+    assert [trial.number for trial in sweep.ranking()] == [1, 2]
+    assert [trial.number for trial in studies.load(experiment, space, prints={"data": "d"}).ranking()] == [1, 2]
