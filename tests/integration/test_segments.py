@@ -11,6 +11,7 @@ from tests.methods import experiment as experiment_of
 
 from tunesmith.config import Experiment, overrides
 from tunesmith.errors import DiskError
+from tunesmith.sweep import workbench
 from tunesmith.sweep.protocol import Done, Ended, Failed, Interrupted, Job, Paused, Segment, Sharing, StepMetrics, Train
 from tunesmith.sweep.segments import Relay, Segments
 from tunesmith.sweep.workbench import Workbench
@@ -241,3 +242,29 @@ def test_memory_that_runs_out_together_may_suffice_alone(bench, experiment, tmp_
     assert re.match(r"out of memory with 8 rows a pass: up to about \d+ MiB are needed", ear.ends()["b"].message)
     alone = run(bench, [segment(experiment, tmp_path / "alone", "a", learning_rate=5e-3)])
     assert ear.ends()["a"].trained.adapter_sha256 == adapters(alone)["a"]
+
+
+@pytest.mark.parametrize("what", ["measure", "join"])
+def test_memory_that_runs_out_beside_a_step_is_the_trials_own(bench, experiment, tmp_path, monkeypatch, what):
+    from tunesmith.train.slots.engine import Engine
+
+    whole = getattr(Engine, what)
+
+    def scarce(engine, first, *rest):
+        if "b" in (first, *first):
+            torch.empty(2**50)
+        return whole(engine, first, *rest)
+
+    monkeypatch.setattr(Engine, what, scarce)
+    ends = run(bench, trio(experiment, tmp_path)).ends()
+    assert ends["b"].message.startswith("out of memory with 8 rows a pass")
+    assert isinstance(ends["a"], Done)
+    assert isinstance(ends["c"], Done)
+
+
+def test_memory_that_runs_out_in_scoring_names_its_remedy(bench, experiment, tmp_path, monkeypatch):
+    monkeypatch.setattr(workbench, "score", lambda *args, **kwargs: torch.empty(2**50))
+    (outcome,) = run(bench, [segment(experiment, tmp_path)]).ends().values()
+    size = experiment.evaluation.batch_size
+    told = f"out of memory while {size} items were scored at once; set a smaller evaluation.batch_size"
+    assert outcome == Failed(told, user_error=True)

@@ -22,10 +22,19 @@ from tunesmith.train.seq2seq import training_arguments
 MEBIBYTES = re.compile(r"about (\d+) MiB")
 
 
-def test_memory_that_runs_out_is_explained_with_sizes(tiny_model):
+def on_a_device():
+    raise torch.OutOfMemoryError("no memory")
+
+
+def on_this_machine():
+    torch.empty(2**50)
+
+
+@pytest.mark.parametrize("run_out", [on_a_device, on_this_machine])
+def test_memory_that_runs_out_is_explained_with_sizes(tiny_model, run_out):
     smoke = Experiment.from_yaml(ROOT / "experiments/smoke.yaml")
     with pytest.raises(TrainingError) as caught, out_of_memory_explained(smoke, tiny_model):
-        raise torch.OutOfMemoryError("no memory")
+        run_out()
     text = str(caught.value)
     needed, *remedies = map(int, MEBIBYTES.findall(text))
     assert len(remedies) == 3
@@ -56,3 +65,9 @@ def test_a_preset_builds_its_trainers_and_adapters_configuration(path, tiny_mode
         assert isinstance(quantisation, BitsAndBytesConfig)
         assert (quantisation.bnb_4bit_quant_type, quantisation.bnb_4bit_use_double_quant) == ("nf4", True)
         assert quantisation.bnb_4bit_compute_dtype == torch.bfloat16
+
+
+def test_other_errors_are_not_taken_for_a_lack_of_memory(tiny_model):
+    smoke = Experiment.from_yaml(ROOT / "experiments/smoke.yaml")
+    with pytest.raises(RuntimeError, match="size"), out_of_memory_explained(smoke, tiny_model):
+        torch.ones(2) @ torch.ones(3)

@@ -9,11 +9,12 @@ import pathlib
 import statistics
 import sys
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tunesmith.config.experiment import ModelConfig
-from tunesmith.errors import DeviceError
+from tunesmith.errors import DeviceError, TunesmithError
 from tunesmith.models.measurements import cpu_model, measured_once
 
 if TYPE_CHECKING:
@@ -148,6 +149,25 @@ def free_memory_mb(device: "torch.device") -> float:
 
         return torch.cuda.mem_get_info(device)[0] / 2**20
     return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
+def ran_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory did not suffice: a CUDA device's, or this machine's."""
+    import torch
+
+    on_cpu = isinstance(error, RuntimeError) and "can't allocate memory" in str(error)  # PyTorch has no type for it
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or on_cpu
+
+
+@contextlib.contextmanager
+def lacking_memory(explain: Callable[[], TunesmithError]) -> Iterator[None]:
+    """Raise what `explain` gives when memory does not suffice inside the block."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not ran_out_of_memory(error):
+            raise
+        raise explain() from None
 
 
 def installed_memory_mb(device: str) -> float:

@@ -1,5 +1,6 @@
 """The segments that a worker trains side by side: in one slots engine, or one after the other through TRL."""
 
+import contextlib
 import json
 import pathlib
 import time
@@ -7,10 +8,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-import torch
-
 from tunesmith import manifest
-from tunesmith.errors import DiskError, TunesmithError
+from tunesmith.errors import DiskError, TrainingError, TunesmithError
+from tunesmith.models.device import ran_out_of_memory
 from tunesmith.sweep.protocol import (
     Begun,
     Ended,
@@ -25,7 +25,7 @@ from tunesmith.sweep.protocol import (
     Train,
 )
 from tunesmith.train.recorder import Recorder
-from tunesmith.train.run import out_of_memory, start_of
+from tunesmith.train.run import out_of_memory_explained, start_of
 from tunesmith.train.slots.engine import Engine
 from tunesmith.train.slots.passes import Limits
 from tunesmith.train.slots.slot import StepResult
@@ -120,7 +120,8 @@ class Segments:
                 self.uncovered.append(segment)
                 continue
             try:
-                self.seats[segment.key] = self._seat(segment)
+                with self._enough_memory(segment):
+                    self.seats[segment.key] = self._seat(segment)
             except TunesmithError as error:
                 self._report({segment.key: failure(error)})
 
@@ -151,7 +152,8 @@ class Segments:
         shares = share_of_time(results, time.perf_counter() - began)
         for key, result in results.items():
             try:
-                self.seats[key].training.take(result, seconds=shares[key])
+                with self._enough_memory(self.seats[key].segment):
+                    self.seats[key].training.take(result, seconds=shares[key])
             except TunesmithError as error:
                 ended[key] = failure(error)
         arrived = [key for key, seat in self.seats.items() if key not in ended and seat.training.step >= seat.last]
@@ -171,17 +173,24 @@ class Segments:
             try:
                 together = self.engine.step(keys)
                 return {key: together[key] for key in keys}
-            except torch.OutOfMemoryError:
+            except (RuntimeError, MemoryError) as error:
+                if not ran_out_of_memory(error):
+                    raise
                 self.engine.forget_gradients()
                 self.one_by_one = True
         results: dict[str, StepResult] = {}
         for key in keys:
             try:
-                results[key] = self.engine.step([key])[key]
-            except torch.OutOfMemoryError:
+                with self._enough_memory(self.seats[key].segment):
+                    results[key] = self.engine.step([key])[key]
+            except TrainingError as error:
                 self.engine.forget_gradients()
-                ended[key] = failure(out_of_memory(self.seats[key].segment.job.experiment, self.bench.base))
+                ended[key] = failure(error)
         return results
+
+    def _enough_memory(self, segment: Segment) -> contextlib.AbstractContextManager[None]:
+        """A lack of memory inside the block is this segment's failure, with its remedies."""
+        return out_of_memory_explained(segment.job.experiment, self.bench.base)
 
     def _arrival(self, seat: Seat) -> Outcome:
         """What came of a segment that reached its last step."""
@@ -231,15 +240,11 @@ class Segments:
             return step >= last or self.channel.stopping()
 
         try:
-            with training.run(stop) as model:
+            with self._enough_memory(segment), training.run(stop) as model:
                 reached = recorder.curves["train/loss"][-1][0]
                 if reached == max(recorder.marks):
                     return self.bench.finish(model, segment.job, recorder)
                 return paused(recorder, reached) if reached >= last else None
-        except torch.OutOfMemoryError:
-            return failure(out_of_memory(experiment, self.bench.base))
-        except DiskError:
-            raise
         except TunesmithError as error:
             return failure(error)
 

@@ -16,13 +16,14 @@ from tunesmith.data.digest import digest_of
 from tunesmith.data.formats import as_conversation
 from tunesmith.data.split import stratified
 from tunesmith.data.tasks import fewer_items, load_items, load_tasks
+from tunesmith.errors import EvaluationError
 from tunesmith.evaluate.harness import live_model, score
 from tunesmith.evaluate.live import Base
 from tunesmith.evaluate.pairs import pair_scores
 from tunesmith.evaluate.replies import reply_scores, together
 from tunesmith.models.architecture import architecture_of
 from tunesmith.models.decoding import end_tokens
-from tunesmith.models.device import fix_threads, free_memory_mb, keep_memory, place
+from tunesmith.models.device import fix_threads, free_memory_mb, keep_memory, lacking_memory, place
 from tunesmith.models.loading import adapter_effect, attach_saved, load_base, load_tokenizer, network_of, release
 from tunesmith.models.measurements import cpu_model, measured_once
 from tunesmith.models.references import resolve
@@ -147,6 +148,12 @@ class Workbench:
         return Sharing(min(limits["fuse"], most), most, row_tokens, ratios)
 
     def _score(self, model: PreTrainedModel, job: Job) -> Done:
+        size = self.experiment.evaluation.batch_size
+        told = f"out of memory while {size} items were scored at once; set a smaller evaluation.batch_size"
+        with lacking_memory(lambda: EvaluationError(told)):
+            return self._score_in_batches(model, job, size)
+
+    def _score_in_batches(self, model: PreTrainedModel, job: Job, size: int) -> Done:
         evaluation, items = self.experiment.evaluation, job.items
         tasks = {name: self.tasks[name] for name in job.tasks or evaluation.names}
         split = "tune" if items in {"trial", "confirmation"} else items
@@ -156,7 +163,7 @@ class Workbench:
         chosen = load_items(tasks, self.experiment, split)
         if split != items:
             chosen = fewer_items(chosen, tasks, self.experiment, keep_primary=items == "confirmation")
-        size, base = evaluation.batch_size, Base(self.base, self.model.sha256)
+        base = Base(self.base, self.model.sha256)
         live = live_model(model, self.tokenizer, batch_size=size, base=base)
 
         def scored(tasks: Mapping[str, Task], items: Mapping[str, Sequence[Row]]) -> Scores:

@@ -5,13 +5,13 @@ import pathlib
 import time
 from collections.abc import Iterator
 
-import torch
 from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from tunesmith import manifest
 from tunesmith.config.experiment import Experiment
 from tunesmith.errors import TrainingError
+from tunesmith.models.device import lacking_memory
 from tunesmith.models.reward import with_head
 from tunesmith.records import TrainedRun
 from tunesmith.train.checkpoint import room_for
@@ -74,13 +74,9 @@ def save_adapter(model: PreTrainedModel, recorder: Recorder, folder: pathlib.Pat
     return recorder.finish(model, target)
 
 
-@contextlib.contextmanager
-def out_of_memory_explained(experiment: Experiment, base: PreTrainedModel) -> Iterator[None]:
-    """Turn a device's lack of memory into a `TrainingError` with its remedies."""
-    try:
-        yield
-    except torch.OutOfMemoryError:
-        raise out_of_memory(experiment, base) from None
+def out_of_memory_explained(experiment: Experiment, base: PreTrainedModel) -> contextlib.AbstractContextManager[None]:
+    """Turn a lack of memory into a `TrainingError` with its remedies."""
+    return lacking_memory(lambda: out_of_memory(experiment, base))
 
 
 def out_of_memory(experiment: Experiment, base: PreTrainedModel) -> TrainingError:
