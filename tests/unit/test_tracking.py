@@ -1,13 +1,21 @@
 """Runs end with a truthful status; dead ones are found."""
 
+import multiprocessing
 import os
 import signal
 
 import pytest
+from tests.conftest import ROOT
 
 from tunesmith import doctor
 from tunesmith.config import Experiment, overrides
 from tunesmith.errors import TrackingError
+from tunesmith.progress import Progress
+from tunesmith.records import TrainedRun
+from tunesmith.sweep.executors import LocalWorker
+from tunesmith.sweep.following import Follower, log_training
+from tunesmith.sweep.protocol import Beat, Interrupted
+from tunesmith.sweep.worker import Seat
 from tunesmith.tracking import runs
 from tunesmith.tracking import store as tracking_store
 from tunesmith.tracking.command import run_command
@@ -32,6 +40,43 @@ def test_metrics_that_wait_go_along_with_what_is_written_next(store):
     run.finish("FINISHED")
     points = tracking_store.client().get_metric_history(run.id, "loss")
     assert sorted(point.step for point in points) == list(range(1, 1502))
+
+
+def points(run, name):
+    return sorted((point.step, point.value) for point in tracking_store.client().get_metric_history(run.id, name))
+
+
+def test_metrics_are_written_within_seconds_though_no_more_come(store, monkeypatch):
+    run = runs.create("demo", "one", kind="test")
+    follower = Follower(Progress())
+    follower.follow("trial-000", run)
+    run.metrics({"loss": 1.0}, step=1)
+    follower.on_beat()
+    assert points(run, "loss") == []
+    monkeypatch.setattr(runs, "FLUSH_SECONDS", 0.0)
+    follower.on_beat()
+    assert points(run, "loss") == [(1, 1.0)]
+
+
+def test_a_training_that_goes_on_logs_each_step_once_and_leaves_none_out(store):
+    """The coordinator was killed when step 3 was done and saved, but not written; steps are made again from there."""
+    first = runs.create("demo", "one", kind="test")
+    first.metrics({"train/loss": 3.0, "tune/reward_margin": 0.1}, step=1)
+    first.metrics({"train/loss": 2.0}, step=2)
+    first.flush()
+    first.metrics({"train/loss": 1.0}, step=3)
+    again = runs.take_up(first.id)
+    again.metrics({"train/loss": 2.5, "tune/reward_margin": 0.2}, step=1)
+    again.metrics({"train/loss": 0.5}, step=4)
+    curve = ((1, 3.0), (2, 2.0), (3, 1.0), (4, 0.5))
+    metrics = {"train/loss": 0.5, "train/tokens": 90.0}
+    trained = TrainedRun("", "0" * 64, metrics, {"train/loss": curve, "tune/loss": ((4, 1.5),)}, overfit=False)
+    log_training(again, trained)
+    again.finish("FINISHED")
+    assert points(first, "train/loss") == list(curve)
+    assert points(first, "tune/loss") == [(4, 1.5)]
+    assert points(first, "tune/reward_margin") == [(1, 0.1)]
+    assert points(first, "train/tokens") == [(0, 90.0)]
 
 
 def test_a_run_that_ends_well_is_finished(store):
@@ -128,3 +173,17 @@ def test_the_command_compares_with_the_file_as_it_is_now(store):
     assert "learning_rate=0.0003" in run_command(changed)
     path.write_text(path.read_text(encoding="utf-8").replace("5.0e-3", "3.0e-4"), encoding="utf-8")
     assert "learning_rate" not in run_command(changed)
+
+
+def test_a_workers_signs_of_life_reach_who_listens(tmp_path, monkeypatch):
+    ours, theirs = multiprocessing.Pipe()
+    worker = LocalWorker(Experiment.from_yaml(ROOT / "experiments/smoke.yaml"), tmp_path, Seat(0, None, 1))
+    worker.pipe = ours
+    monkeypatch.setattr(worker, "_ensure_started", lambda: None)
+    for message in (Beat(), Beat(), Interrupted()):
+        theirs.send(message)
+    follower, beats = Follower(Progress()), []
+    monkeypatch.setattr(follower, "on_beat", lambda: beats.append(1))
+    with pytest.raises(Killed):
+        worker.train((None,), None, follower)
+    assert beats == [1, 1]

@@ -4,6 +4,7 @@ import contextlib
 import os
 import pathlib
 import threading
+from collections.abc import Callable
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from typing import NoReturn, Protocol
@@ -47,6 +48,9 @@ class Listener(Protocol):
 
     def on_news(self, news: News) -> None:
         """A training begins, makes a step, reaches a rung."""
+
+    def on_beat(self) -> None:
+        """The worker gives a sign of life, about once a second whatever it does."""
 
     def on_end(self, ended: Ended) -> tuple[Segment, ...]:
         """A segment ended; gives those that take the free places, without waiting for any."""
@@ -108,7 +112,7 @@ class LocalWorker:
         self.busy = True
         try:
             while places:
-                message = self._receive()
+                message = self._receive(listener.on_beat)
                 if isinstance(message, News):
                     listener.on_news(message)
                 elif isinstance(message, Ended):
@@ -165,7 +169,7 @@ class LocalWorker:
         except (BrokenPipeError, OSError):
             raise WorkerDied(self._last_words()) from None
 
-    def _receive(self) -> Message:
+    def _receive(self, on_beat: Callable[[], None] = lambda: None) -> Message:
         """The next message that is more than a sign of life."""
         while True:
             try:
@@ -179,6 +183,7 @@ class LocalWorker:
                 raise WorkerDied(self._last_words()) from None
             if not isinstance(message, Beat):
                 return message
+            on_beat()
 
     def _end(self) -> None:
         if self.process is not None:

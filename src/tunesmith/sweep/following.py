@@ -61,6 +61,11 @@ class Follower:
         elif isinstance(news, Rung):
             followed.run.metrics({"tune/progress": news.fraction}, step=news.step)
 
+    def on_beat(self) -> None:
+        """Write what has waited long enough; while a model is scored, no step comes to do so."""
+        for followed in self.followed.values():
+            followed.run.flush_if_due()
+
 
 class RunReporter:
     """Writes a training's progress to its run and to the terminal."""
@@ -85,7 +90,13 @@ class RunReporter:
 
 
 def log_training(run: Run, trained: TrainedRun) -> None:
-    """Log the summary of a training, its losses as a picture, and SHA-256s of its weights, which replays compare."""
+    """Log the summary of a training, its losses as a picture, and SHA-256s of its weights, which replays compare.
+
+    Of its curves it logs what a coordinator that was killed has not.
+    """
+    for name, points in trained.curves.items():
+        for step, value in points:
+            run.metrics({name: value}, step=step)
     run.metrics({name: value for name, value in trained.metrics.items() if name not in trained.curves})
     overfit = str(trained.overfit).lower()
     run.tags({"overfit": overfit, "adapter_sha256": trained.adapter_sha256, "engine": trained.engine})

@@ -17,6 +17,7 @@ import subprocess
 import tempfile
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -48,7 +49,7 @@ class Run:
     experiment_id: str
     _pending: list[Metric] = field(default_factory=list)
     _flushed: float = field(default_factory=time.monotonic)
-    _known: dict[str, int] = field(default_factory=dict)
+    _logged: defaultdict[str, set[int]] = field(default_factory=lambda: defaultdict(set))
 
     def params(self, values: Mapping[str, Any]) -> None:
         """Log parameters."""
@@ -66,12 +67,19 @@ class Run:
     def metrics(self, values: Mapping[str, float], *, step: int = 0) -> None:
         """Log metrics, written behind in batches at most `FLUSH_SECONDS` apart; non-finite ones are left out.
 
-        So are those that a run which was taken up again has logged before.
+        So are steps that were logged before: a training that lost its worker, or its coordinator, makes some again.
         """
         now = int(time.time() * 1000)
-        new = {key: value for key, value in values.items() if step > self._known.get(key, -1)}
-        self._pending += [Metric(k, float(v), now, step) for k, v in new.items() if math.isfinite(v)]
-        if time.monotonic() - self._flushed > FLUSH_SECONDS:
+        for key, value in values.items():
+            if math.isfinite(value) and step not in self._logged[key]:
+                self._pending.append(Metric(key, float(value), now, step))
+                if step:  # what has no steps may be logged anew
+                    self._logged[key].add(step)
+        self.flush_if_due()
+
+    def flush_if_due(self) -> None:
+        """Write pending metrics if the last writing was `FLUSH_SECONDS` ago."""
+        if self._pending and time.monotonic() - self._flushed > FLUSH_SECONDS:
             self.flush()
 
     def flush(self) -> None:
@@ -123,6 +131,7 @@ class Run:
         """End the run with its truthful status."""
         self.tags({"status": status, **({"reason": reason} if reason else {})})
         store.client().set_terminated(self.id, status)
+        self._logged.clear()
 
 
 def create(
@@ -165,11 +174,11 @@ def take_up(run_id: str) -> Run:
     run = attach(run_id)
     client = store.client()
     client.update_run(run_id, status="RUNNING")
-    kind = client.get_run(run_id).data.tags.get(f"{TAG}kind", "")
+    data = client.get_run(run_id).data
+    kind = data.tags.get(f"{TAG}kind", "")
     client.log_batch(run_id, tags=[RunTag(key, value) for key, value in _identity(kind).items()])
-    for name in ("train/loss", "train/learning_rate", "train/grad_norm", "tune/loss", "tune/progress"):
-        steps = [point.step for point in client.get_metric_history(run_id, name)]
-        run._known[name] = max(steps, default=-1)
+    for name in data.metrics:
+        run._logged[name] = {point.step for point in client.get_metric_history(run_id, name)} - {0}
     return run
 
 
