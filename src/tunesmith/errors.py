@@ -45,6 +45,10 @@ class OutcomeError(TunesmithError, RuntimeError):
     exit_code = 1
 
 
+class SupersededError(OutcomeError):
+    """Another process has taken over what this one did; it must write nothing more."""
+
+
 class TrainingError(OutcomeError):
     """Training stopped: a non-finite loss, or memory that ran out."""
 

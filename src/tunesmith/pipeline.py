@@ -181,6 +181,7 @@ def _sweep(
             if registers(experiment):
                 promotion.note_holdout_use(policy, experiment, run_id)
             base, scores = score_holdout(coordinator, run_id, report)
+            coordinator.enter("registering")
         log_winner(coordinator, winner, scores)
         version, verdict = None, None
         if registers(experiment):

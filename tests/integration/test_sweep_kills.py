@@ -15,6 +15,7 @@ from tests.servers import tracking_server
 from tunesmith.audit.checks import require_clean
 from tunesmith.config import Experiment, SearchSpace
 from tunesmith.progress import Progress
+from tunesmith.sweep import lease
 from tunesmith.sweep.coordinator import Coordinator
 from tunesmith.sweep.crew import persistent
 from tunesmith.sweep.executors import LocalWorker
@@ -48,6 +49,23 @@ def test_a_worker_that_hangs_is_ended_and_its_trial_goes_on(project, whole):
     sweeps.finish(project, sweep)
     assert "gave no sign of life for 6 s and was ended" in sweeps.log_of(project)
     assert sweeps.left(project) == whole
+
+
+def test_a_coordinator_that_slept_past_its_lease_writes_nothing_more(project):
+    """Stopped while a trial trains, its study taken over by another machine's process, then woken."""
+    sweep = sweeps.start(project)
+    sweeps.wait_for(project, "trial", 2)
+    sweep.send_signal(signal.SIGSTOP)
+    study = sweeps.newest_study(project)
+    taken = {"host": "elsewhere", "pid": 1, "started": "1", "token": "another", "beat": lease.now().isoformat()}
+    study.set_user_attr(lease.KEY, taken)
+    before = study.get_trials(), statuses(project)
+    time.sleep(5)  # its worker trains on meanwhile, and has results for it
+    sweep.send_signal(signal.SIGCONT)
+    assert sweep.wait(timeout=40) == 1
+    assert "another process has taken this sweep over; this one stops" in sweeps.log_of(project)
+    assert study.user_attrs[lease.KEY] == taken
+    assert (study.get_trials(), statuses(project)) == before
 
 
 def test_a_sweep_killed_whole_resumes_under_its_first_parent_on_a_tracking_server(project, whole):
@@ -156,6 +174,11 @@ def test_sigterm_saves_what_was_trained_and_closes_every_run(project):
     while group_lives(sweep.pid) and time.monotonic() < until:
         time.sleep(0.1)
     assert not group_lives(sweep.pid)
+
+
+def statuses(project):
+    runs = [run for kind in ("sweep", "trial") for run in sweeps.runs_of(project, kind)]
+    return {run.info.run_id: run.info.status for run in runs}
 
 
 def group_lives(group):

@@ -180,6 +180,7 @@ class Confirmation(Follower):
 
     def on_end(self, ended: Ended) -> tuple[Segment, ...]:
         """Keep what came of it."""
+        self.coordinator.lease.check()
         assert isinstance(ended.outcome, Done | Failed)  # noqa: S101 - it was to train to the end
         self.outcome = ended.outcome
         return ()

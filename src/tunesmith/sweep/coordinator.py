@@ -81,7 +81,8 @@ class Coordinator:
             raise Killed("the sweep was stopped")
 
     def enter(self, phase: str) -> None:
-        """Note what the sweep does now."""
+        """Note what the sweep does now, if it is still this process's."""
+        self.lease.check()
         self.study.study.set_user_attr("phase", phase)
 
     def start(self) -> Ready:

@@ -12,7 +12,7 @@ from typing import Any
 
 import optuna
 
-from tunesmith.errors import OutcomeError, StudyError
+from tunesmith.errors import StudyError, SupersededError
 from tunesmith.tracking import runs
 
 KEY = "coordinator"
@@ -51,7 +51,7 @@ class Lease:
         return (self.study.user_attrs.get(KEY) or {}).get("token") == self.token
 
     def check(self) -> None:
-        """Raise `OutcomeError` if another process has taken the study over; asks the store once a second at most.
+        """Raise `SupersededError` if another process has taken the study over; asks the store once a second at most.
 
         By the wall clock, which goes on while this process or machine sleeps.
         """
@@ -60,7 +60,7 @@ class Lease:
             return
         self.checked = at
         if not self.held:
-            raise OutcomeError(f"{self.study.study_name}: another process has taken this sweep over; this one stops")
+            raise SupersededError(f"{self.study.study_name}: another process has taken this sweep over; this one stops")
 
     def _beat(self) -> None:
         while not self.ended.wait(BEAT_SECONDS):

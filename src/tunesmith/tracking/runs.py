@@ -25,7 +25,7 @@ from typing import Any
 from mlflow.entities import Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 
-from tunesmith.errors import Terminated, TrackingError
+from tunesmith.errors import SupersededError, Terminated, TrackingError
 from tunesmith.tracking import store
 
 TAG = "tunesmith."
@@ -205,10 +205,15 @@ def link_resumption(parent: Run) -> None:
 
 @contextlib.contextmanager
 def recording(run: Run) -> Iterator[Run]:
-    """End `run` with the status that fits how the block ends; signals become KILLED."""
+    """End `run` with the status that fits how the block ends; signals become KILLED.
+
+    One that another process has taken over stays as it is.
+    """
     with sigterm_raises():
         try:
             yield run
+        except SupersededError:
+            raise
         except (KeyboardInterrupt, Killed) as stop:
             run.finish("KILLED", reason=str(stop) or type(stop).__name__)
             raise
