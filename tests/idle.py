@@ -2,7 +2,8 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from benchmarks.orchestration import Idle
@@ -11,20 +12,34 @@ from tunesmith.audit.checks import require_clean
 from tunesmith.config import Experiment, SearchSpace
 from tunesmith.progress import Progress
 from tunesmith.sweep.coordinator import Coordinator
+from tunesmith.sweep.executors import WorkerDied
 from tunesmith.sweep.opening import Resume, open_sweep
-from tunesmith.sweep.protocol import Done, Ended, Failed
+from tunesmith.sweep.protocol import Done, Ended, Failed, Sharing
 
 
 class Scripted(Idle):
-    """An idle worker that answers some segments, by their key, with a failure, and notes what it was sent together."""
+    """An idle worker that answers some segments, by their key, with a failure, and notes what it was sent together.
 
-    def __init__(self, failing: Sequence[str] = ()) -> None:
+    Of those that are `deadly` it dies as often as it is said.
+    """
+
+    def __init__(self, failing: Sequence[str] = (), deadly: Mapping[str, int] = MappingProxyType({})) -> None:
         super().__init__([])
-        self.failing, self.sent = failing, []
+        self.failing, self.deadly = failing, dict(deadly)
+        self.sent: list[list[str]] = []
+
+    def calibrate(self, experiment: Any) -> Sharing:
+        """Four trainings may share a pass, of batches of two, the smallest in the smoke space."""
+        return Sharing(fuse=80, most=4096, row_tokens=10)
 
     def train(self, segments: Any, sharing: Any, listener: Any) -> None:
         """As the idle one does."""
-        self.sent.append([segment.key for segment in segments])
+        keys = [segment.key for segment in segments]
+        self.sent.append(keys)
+        for key in keys:
+            if self.deadly.get(key, 0) > 0:
+                self.deadly[key] -= 1
+                raise WorkerDied("worker ended with exit code -9; its last lines:\nallocating 8 GiB")
         super().train(segments, sharing, listener)
 
     def ended(self, segment: Any, listener: Any) -> Ended:

@@ -14,7 +14,7 @@ from tunesmith.sweep.budget import Budget
 from tunesmith.sweep.coordinator import SHARING, Coordinator, name_of, number_of
 from tunesmith.sweep.crew import MAX_DEATHS, Task, persistent
 from tunesmith.sweep.executors import LocalWorker, WorkerDied
-from tunesmith.sweep.following import Follower
+from tunesmith.sweep.lane import Lane
 from tunesmith.sweep.outcomes import Outcomes
 from tunesmith.sweep.protocol import Ended, Rival, Segment, Sharing
 from tunesmith.sweep.trial_runs import TrialRuns
@@ -113,14 +113,29 @@ class Search:
                 self.lock.wait(timeout=WAIT_SECONDS)
         return None
 
-    def next_segments(self, places: int) -> tuple[Segment, ...]:
-        """Segments for free places, as far as something can be done now; called under the lock."""
+    def next_segments(self, places: int, *, joining: bool = False) -> tuple[Segment, ...]:
+        """Segments for free places, as far as something can be done now; called under the lock.
+
+        A trial that has lost its worker is given a lane of its own: it neither has others beside it nor joins them.
+        """
         self.coordinator.lease.check()
         found: list[Segment] = []
         held = self.coordinator.paused or self.coordinator.crew.stopping
-        while not held and len(found) < places and (segment := self._next_segment()) is not None:
+        while not held and len(found) < places:
+            alone = bool(self.waiting) and self.has_lost_worker(self.waiting[0])
+            if alone and (found or joining):
+                break
+            segment = self._next_segment()
+            if segment is None:
+                break
             found.append(segment)
+            if alone:
+                break
         return tuple(found)
+
+    def has_lost_worker(self, number: int) -> bool:
+        """Whether the worker that trained a trial has died since the trial last got on."""
+        return bool(self.study.trials()[number].user_attrs.get("deaths"))
 
     def _next_segment(self) -> Segment | None:
         """What was cut off, else the best trial that may go on, else a new one."""
@@ -213,13 +228,16 @@ class Search:
         """Let the trials that lost their worker go on from their checkpoints; give up after three times in a row."""
         with self.lock:
             for number in numbers:
-                deaths = self.study.trials()[number].user_attrs.get("deaths", 0) + 1
+                trial = self.study.trials()[number]
+                deaths = trial.user_attrs.get("deaths", 0) + 1
                 self.study.remember(number, deaths=deaths)
+                self.runs.of(trial).tags({"retries": deaths, "retry_reason": str(death)})
                 if deaths >= MAX_DEATHS:
                     raise OutcomeError(f"trial {number} lost its worker {deaths} times at the same segment: {death}")
         self._set_aside(numbers)
         names = ", ".join(str(number) for number in numbers)
-        self.progress.note(f"  {str(death).splitlines()[0]}; trial {names} goes on from the last checkpoint")
+        alone = ", each alone" if len(numbers) > 1 else ""
+        self.progress.note(f"  {str(death).splitlines()[0]}; trial {names} goes on from the last checkpoint{alone}")
 
     def end_segment(self, ended: Ended, run: Run) -> None:
         """Record how a segment ended, in the study first, then on its run; called under the lock."""
@@ -248,26 +266,3 @@ class Search:
         if halved:
             parts = ", ".join(f"{count} at {fraction:.0%}" for fraction, count in sorted(halved.items()))
             self.progress.note(f"halved: {parts}; trained to the end: {self.study.known.count(TrialState.COMPLETE)}")
-
-
-class Lane(Follower):
-    """The trials that one worker trains side by side."""
-
-    def __init__(self, search: Search, segments: tuple[Segment, ...]) -> None:
-        super().__init__(search.progress)
-        self.search = search
-        with search.lock:
-            self._seat(segments)
-
-    def _seat(self, segments: tuple[Segment, ...]) -> None:
-        for segment in segments:
-            trial = self.search.study.trials()[number_of(segment.key)]
-            self.follow(segment.key, self.search.runs.of(trial))
-
-    def on_end(self, ended: Ended) -> tuple[Segment, ...]:
-        """Record the end, and fill the free place if something can be done now."""
-        with self.search.lock:
-            self.search.end_segment(ended, self.leave(ended.key))
-            more = self.search.next_segments(1)
-            self._seat(more)
-            return more
