@@ -159,11 +159,12 @@ def test_a_model_whose_scoring_is_killed_is_scored_again_in_the_same_run(store):
     assert [run.info.status for run in sweeps.runs_of(store, "base")] == ["FINISHED"]
 
 
-def test_sigterm_saves_what_was_trained_and_closes_every_run(project):
+@pytest.mark.parametrize(("sent", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_saves_what_was_trained_and_closes_every_run(project, whole, sent, code):
     sweep = sweeps.start(project)
     sweeps.wait_for(project, "trial", 2)
-    sweep.send_signal(signal.SIGTERM)
-    assert sweep.wait(timeout=40) == 143
+    sweep.send_signal(sent)
+    assert sweep.wait(timeout=40) == code
     log = sweeps.log_of(project)
     assert log.strip().endswith("go on with the same command and --resume (mlflow run: -P resume=yes)")
     assert "Traceback" not in log
@@ -174,6 +175,23 @@ def test_sigterm_saves_what_was_trained_and_closes_every_run(project):
     while group_lives(sweep.pid) and time.monotonic() < until:
         time.sleep(0.1)
     assert not group_lives(sweep.pid)
+    trained = {name: max(steps) for name, steps in steps_logged(project).items() if steps}
+    assert trained
+    assert trained == {name: newest_checkpoint(project, name) for name in trained}
+    sweeps.finish(project, sweeps.start(project, "--resume"))
+    assert sweeps.left(project) == whole
+
+
+def steps_logged(project):
+    """The steps that each trial's run has logged."""
+    history = sweeps.client_of(project).get_metric_history
+    runs = sweeps.runs_of(project, "trial")
+    return {run.info.run_name: [point.step for point in history(run.info.run_id, "train/loss")] for run in runs}
+
+
+def newest_checkpoint(project, name):
+    """The step after which a training was last saved."""
+    return max(int(path.name[5:]) for path in project.glob(f".tunesmith/sweeps/*/{name}/checkpoints/step-*"))
 
 
 def statuses(project):
