@@ -2,6 +2,7 @@
 # make sweep-full   the same over every training row
 # make test         every check
 # make soak         many kills at random instants; minutes
+# make bench        what takes how long, measured and written to benchmarks/results; an hour
 # make ui           the MLflow UI on 127.0.0.1
 
 PYTHON ?= python3
@@ -11,7 +12,7 @@ DATABASE := sqlite:///$(CURDIR)/mlflow.db
 
 export PATH := $(BIN):$(PATH)
 
-.PHONY: install sweep sweep-full test soak ui
+.PHONY: install sweep sweep-full test soak bench ui
 
 install: .venv/installed
 
@@ -38,6 +39,17 @@ test: .venv/installed
 
 soak: .venv/installed
 	python -m pytest -m soak
+
+bench: .venv/installed
+	python -m benchmarks.step trl
+	python -m benchmarks.step roofline
+	python -m benchmarks.ablation
+	python -m benchmarks.fused
+	python -m benchmarks.dpo_step
+	python -m benchmarks.tracking
+	python -m benchmarks.orchestration
+	python -m benchmarks.resume
+	python -m benchmarks.rollback
 
 ui: .venv/installed
 	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false mlflow server --backend-store-uri $(DATABASE) \

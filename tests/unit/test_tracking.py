@@ -5,6 +5,7 @@ import os
 import signal
 
 import pytest
+from sqlalchemy import event
 from tests.conftest import ROOT
 
 from tunesmith import doctor
@@ -187,3 +188,18 @@ def test_a_workers_signs_of_life_reach_who_listens(tmp_path, monkeypatch):
     with pytest.raises(Killed):
         worker.train((None,), None, follower)
     assert beats == [1, 1]
+
+
+def test_a_database_is_opened_and_its_schema_looked_at_once_for_all_runs(store):
+    runs.create("demo", "first", kind="test").finish("FINISHED")
+    engine, statements = tracking_store.client()._tracking_client.store.engine, []
+    event.listen(engine, "before_cursor_execute", lambda *given: statements.append(given[2]))
+    for n in range(3):
+        run = runs.create("demo", f"run {n}", kind="test")
+        run.metrics({"loss": 1.0}, step=1)
+        run.finish("FINISHED")
+    assert tracking_store.client()._tracking_client.store.engine is engine
+    assert statements
+    assert not [
+        one for one in statements if "alembic_version" in one or "CREATE TABLE" in one or "sqlite_master" in one
+    ]

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from peft import PeftModel
+from tests.unit.train_slots.conftest import PROMPT
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, MistralConfig, Qwen2Config, Qwen3Config
 
 from tunesmith import manifest
@@ -14,6 +15,7 @@ from tunesmith.train import checkpoint
 from tunesmith.train.loss import mean_loss
 from tunesmith.train.recorder import TrainingData
 from tunesmith.train.slots import attention
+from tunesmith.train.slots.batch import build
 from tunesmith.train.slots.coverage import covers, covers_adapter, covers_model, targeted
 from tunesmith.train.slots.engine import Engine
 from tunesmith.train.slots.passes import Limits, plan_passes
@@ -240,3 +242,14 @@ def test_an_experiment_is_covered_or_goes_to_trl_with_a_reason(base, root):
     assert covers(base, experiment) is None
     assert covers(base, overrides.apply(experiment, {"dropout": 0.05})) == "adapter.dropout 0.05"
     assert Plan.of(experiment, TrainingData([1, 2, 3], [])).seed == experiment.seed
+
+
+def test_a_batch_holds_no_padding_computes_beginnings_once_and_the_head_where_a_label_is(rows):
+    flat, device = rows[:3], torch.device("cpu")
+    batch = build([flat, rows[3:5]], device=device)
+    bodies = [sum(len(row.input_ids) - len(PROMPT) for row in part) for part in (flat, rows[3:5])]
+    assert len(batch.ids) == 2 * len(PROMPT) + sum(bodies)  # a prompt for each slot, whose adapters differ
+    assert batch.tokens.spans == ((0, len(PROMPT) + bodies[0]), (len(PROMPT) + bodies[0], len(batch.ids)))
+    assert len(batch.states) == len(batch.labels) == sum(row.supervised for row in rows[:5])
+    alone = build([flat], device=device, share=False)
+    assert len(alone.ids) == sum(len(row.input_ids) for row in flat)
