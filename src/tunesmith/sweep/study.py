@@ -4,35 +4,26 @@ Every decision is a function of what the study records, so that a resumed sweep 
 interrupted one would have.
 """
 
-import contextlib
 import datetime
 import itertools
-import os
 from collections.abc import Sequence
 from typing import Any
 
 import optuna
 from optuna.trial import FrozenTrial, Trial, TrialState
-from sqlalchemy.exc import OperationalError
 
 from tunesmith.config import overrides
 from tunesmith.config.experiment import Experiment
 from tunesmith.config.space import Halving, SearchSpace
 from tunesmith.data.digest import digest_of
 from tunesmith.errors import StudyError
-from tunesmith.sweep import proposals
+from tunesmith.sweep import proposals, storage
 from tunesmith.sweep.earlier import Earlier
 from tunesmith.sweep.lease import require_free
 from tunesmith.sweep.rungs import Ladder, Standings
 from tunesmith.sweep.trials import Trials, last_value
-from tunesmith.tracking.store import project_root
 
 ENDED = (TrialState.COMPLETE, TrialState.PRUNED)
-
-
-def storage_url() -> str:
-    """`TUNESMITH_STUDY_STORAGE`, else an SQLite file in the project root."""
-    return os.environ.get("TUNESMITH_STUDY_STORAGE") or f"sqlite:///{project_root() / 'optuna.db'}"
 
 
 class SweepStudy:
@@ -145,7 +136,7 @@ def fingerprint(experiment: Experiment, space: SearchSpace, *, data: str) -> dic
 
 def create(experiment: Experiment, space: SearchSpace, *, name: str, prints: dict[str, str]) -> SweepStudy:
     """Create a study with the grid in its queue."""
-    study = optuna.create_study(study_name=name, storage=_storage(), direction="minimize")
+    study = optuna.create_study(study_name=name, storage=storage.open_storage(), direction="minimize")
     for key, value in prints.items():
         study.set_user_attr(f"{key}_sha256", value)
     for point in proposals.grid(space):
@@ -158,16 +149,18 @@ def create(experiment: Experiment, space: SearchSpace, *, name: str, prints: dic
 
 def summaries() -> list[optuna.study.StudySummary]:
     """Every sweep that the store knows, of whatever experiment."""
-    return [s for s in optuna.get_all_study_summaries(_storage()) if "experiment" in s.user_attrs]
+    known = storage.open_known()
+    found = [] if known is None else optuna.get_all_study_summaries(known)
+    return [summary for summary in found if "experiment" in summary.user_attrs]
 
 
 def open_newest(experiment: str, *, need: str = "") -> optuna.Study:
     """The newest sweep of an experiment; raises `StudyError` if there is none."""
     known = [summary for summary in summaries() if summary.user_attrs["experiment"] == experiment]
     if not known:
-        raise StudyError(f"{need}no sweep of {experiment} is recorded in {storage_url()}; start one first")
+        raise StudyError(f"{need}no sweep of {experiment} is recorded in {storage.shown_url()}; start one first")
     newest = max(known, key=lambda summary: summary.user_attrs.get("created", ""))
-    return optuna.load_study(study_name=newest.study_name, storage=_storage())
+    return optuna.load_study(study_name=newest.study_name, storage=storage.open_storage())
 
 
 def load(
@@ -214,22 +207,3 @@ def fractions(space: SearchSpace) -> tuple[float, ...]:
     """Where a trial's tune loss is taken: at the rungs, and half way from the last to the end, to see it overfit."""
     *paused, end = rungs(space)
     return (*paused, round((max(paused, default=0.0) + end) / 2, 9), end)
-
-
-def _storage() -> optuna.storages.RDBStorage:
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    url = storage_url()
-    options = {"connect_args": {"timeout": 60}} if url.startswith("sqlite:") else {}
-    storage = optuna.storages.RDBStorage(url, engine_kwargs=options)
-    if url.startswith("sqlite:"):
-        _write_ahead(storage)
-    return storage
-
-
-def _write_ahead(storage: optuna.storages.RDBStorage) -> None:
-    """Have SQLite write ahead to a log: one flush to the disk a transaction instead of four, just as safe.
-
-    The file keeps it. Where others are at it, or the file system cannot, it stays as it was.
-    """
-    with storage.engine.connect() as connection, contextlib.suppress(OperationalError):
-        connection.exec_driver_sql("PRAGMA journal_mode=WAL")
