@@ -30,6 +30,7 @@ from tunesmith.sweep.budget import Budget
 from tunesmith.sweep.closing import finish, log_search, log_winner
 from tunesmith.sweep.confirmation import Candidate, confirm
 from tunesmith.sweep.coordinator import Coordinator
+from tunesmith.sweep.disk import room_on_disk
 from tunesmith.sweep.executors import LocalWorker
 from tunesmith.sweep.following import RunReporter, log_training
 from tunesmith.sweep.opening import Resume, begin_with_earlier, check_sweepable, open_sweep
@@ -154,7 +155,8 @@ def sweep(
 ) -> SweepOutcome:
     """Search, confirm the best, score the winner once on the holdout, register it as candidate."""
     try:
-        return _sweep(experiment, space, policy, progress, budget=budget, resume=resume)
+        with room_on_disk():
+            return _sweep(experiment, space, policy, progress, budget=budget, resume=resume)
     except Killed as stop:
         raise OutcomeError(f"{stop}; go on with the same command and --resume") from None
 

@@ -224,6 +224,15 @@ def test_a_full_disk_ends_the_work_and_not_the_trial(bench, experiment, tmp_path
     assert isinstance(run(bench, [segment(experiment, tmp_path, until=0.25)]).ends()["a"], Paused)
 
 
+def test_a_disk_that_is_full_when_the_cut_is_noted_ends_the_work_alike(bench, experiment, tmp_path):
+    segments = Segments(bench, Train((segment(experiment, tmp_path, until=0.25),), FUSED), Ear())
+    (tmp_path / "cut-0.json").mkdir()
+    with pytest.raises(DiskError, match=r"cut-0\.json: cannot be written .* free some space and resume"):
+        segments.run()
+    (tmp_path / "cut-0.json").rmdir()
+    assert isinstance(run(bench, [segment(experiment, tmp_path, until=0.25)]).ends()["a"], Paused)
+
+
 def test_memory_that_runs_out_together_may_suffice_alone(bench, experiment, tmp_path, monkeypatch):
     from tunesmith.train.slots.engine import Engine
 

@@ -24,6 +24,7 @@ from tunesmith.sweep.protocol import (
     StepMetrics,
     Train,
 )
+from tunesmith.train.checkpoint import room_for
 from tunesmith.train.recorder import Recorder
 from tunesmith.train.run import out_of_memory_explained, start_of
 from tunesmith.train.slots.engine import Engine
@@ -221,7 +222,7 @@ class Segments:
         if steps:
             folder = checkpoints_of(next(iter(self.seats.values())).segment).parent.parent
             path = folder / CUTS.format(seat=self.bench.seat)
-            with manifest.writing_file(path) as aside:
+            with room_for(path), manifest.writing_file(path) as aside:
                 aside.write_text(json.dumps(steps) + "\n", encoding="utf-8")
         self.saved = time.monotonic()
 

@@ -98,7 +98,7 @@ def _explained() -> Iterator[None]:
     except (SQLAlchemyError, StorageInternalError) as error:
         cause = error.__cause__ if isinstance(error, StorageInternalError) else error
         reason = str(cause.orig if isinstance(cause, DBAPIError) else cause).splitlines()[0]
-        raise _refusal(f"cannot be used ({reason}); mend it, or name another database") from None
+        raise _refusal(f"cannot be used ({reason}); mend it, or name another database") from cause
     except RuntimeError as error:  # its tables are another Optuna's
         raise _refusal(str(error)) from None
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from tunesmith.config.experiment import Experiment
 from tunesmith.errors import TunesmithError
+from tunesmith.sweep.disk import room_on_disk
 from tunesmith.sweep.protocol import (
     Beat,
     Calibrate,
@@ -119,12 +120,13 @@ def _follow(bench: "Workbench", order: Order, line: Line) -> None:
     from tunesmith.sweep.segments import Segments
 
     try:
-        if isinstance(order, Train):
-            Segments(bench, order, line).run()
-        elif isinstance(order, Calibrate):
-            line.send(bench.calibrate(order.experiment))
-        elif isinstance(order, Job):
-            line.send(Done(bench.score(order)))
+        with room_on_disk():
+            if isinstance(order, Train):
+                Segments(bench, order, line).run()
+            elif isinstance(order, Calibrate):
+                line.send(bench.calibrate(order.experiment))
+            elif isinstance(order, Job):
+                line.send(Done(bench.score(order)))
     except Stopped:
         line.send(Interrupted())
     except (EOFError, BrokenPipeError):
