@@ -98,8 +98,8 @@ def test_a_store_without_room_is_one_line_at_the_command_line(store, invoke, ful
     full.add("optuna.db")
     done = invoke("sweep", *SMOKE)
     assert done.exit_code == 1
-    full = f"sqlite:///{store / 'optuna.db'}: cannot be written (database or disk is full)"
-    assert done.stderr.strip() == f"error: {full}; free some space and resume"
+    problem = f"sqlite:///{store / 'optuna.db'}: cannot be written (database or disk is full)"
+    assert done.stderr.strip() == f"error: {problem}; free some space and resume"
 
 
 def test_a_worker_without_room_says_so(tmp_path):

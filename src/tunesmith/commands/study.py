@@ -80,19 +80,25 @@ def add_command(experiment: str, assignments: tuple[str, ...], clone: int | None
 
 @study.command("gc")
 @click.option("--dry-run", is_flag=True, help="Only show what would go.")
+@click.option("--unknown", is_flag=True, help="Also remove folders of sweeps that this store does not know.")
 @json_option
-def gc_command(dry_run: bool) -> tuple[Any, str]:
+def gc_command(dry_run: bool, unknown: bool) -> tuple[Any, str]:
     """Remove checkpoints and adapters that finished sweeps have left; resumable sweeps keep theirs."""
     from tunesmith.sweep import collection
 
     found = collection.leftovers()
+    going = [leftover for leftover in found if leftover.known or unknown]
+    kept = [leftover for leftover in found if leftover not in going]
     if not dry_run:
-        collection.remove(found)
-    lines = [f"{leftover.path}  {leftover.size / 2**20:.1f} MiB" for leftover in found]
-    total = sum(leftover.size for leftover in found) / 2**20
+        collection.remove(going)
+    lines = [f"{leftover.path}  {leftover.size / 2**20:.1f} MiB" for leftover in going]
+    total = sum(leftover.size for leftover in going) / 2**20
     lines.append(f"{'would free' if dry_run else 'freed'} {total:.1f} MiB")
-    value = {"removed": not dry_run, "folders": {str(leftover.path): leftover.size for leftover in found}}
-    return value, "\n".join(lines)
+    if kept:
+        lines.append("kept, as this store knows no such sweep; add --unknown if no other store does:")
+        lines += [f"{leftover.path}  {leftover.size / 2**20:.1f} MiB" for leftover in kept]
+    sizes = [{str(leftover.path): leftover.size for leftover in some} for some in (going, kept)]
+    return {"removed": not dry_run, "folders": sizes[0], "unknown": sizes[1]}, "\n".join(lines)
 
 
 def _ask(experiment: str, kind: Any) -> str:

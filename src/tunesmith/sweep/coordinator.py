@@ -10,13 +10,14 @@ from tunesmith.config.space import SearchSpace
 from tunesmith.data.dataset import load_dataset, training_rows
 from tunesmith.progress import Progress, plural
 from tunesmith.records import Scores
+from tunesmith.sweep.collection import mark_in_use, sweep_folder
 from tunesmith.sweep.control import Desk, Request
 from tunesmith.sweep.crew import Crew, persistent, seats
 from tunesmith.sweep.executors import LocalWorker
 from tunesmith.sweep.lease import Lease
 from tunesmith.sweep.protocol import Items, Job, Ready, Rival, Segment, Sharing
 from tunesmith.sweep.study import SweepStudy
-from tunesmith.tracking import runs, store
+from tunesmith.tracking import runs
 from tunesmith.tracking.datasets import log_dataset
 from tunesmith.tracking.runs import Killed, Run
 from tunesmith.tracking.scores import log_scores_of
@@ -47,12 +48,14 @@ class Coordinator:
 
     def __enter__(self) -> "Coordinator":
         self.lease.__enter__()
+        self.in_use = mark_in_use(self.folder)
         self.desk.__enter__()
         return self
 
     def __exit__(self, *error: object) -> None:
         self.desk.__exit__(*error)
         self.crew.stop()
+        self.in_use.release()
         self.lease.__exit__(*error)
 
     def heed(self, request: Request) -> None:
@@ -138,11 +141,6 @@ class Coordinator:
             return None
         ratios = {int(size): ratio for size, ratio in found["ratios"].items()}
         return Sharing(found["fuse"], found["most"], found["row_tokens"], ratios)
-
-
-def sweep_folder(study: str) -> pathlib.Path:
-    """Where a sweep keeps its checkpoints, adapters and its workers' logs while it goes on."""
-    return store.state_folder() / "sweeps" / study
 
 
 def name_of(number: int) -> str:
