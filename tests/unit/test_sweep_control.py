@@ -63,11 +63,29 @@ def test_requests_are_heeded_once_and_in_order(study):
         if len(heard) == 2:
             done.set()
 
-    with Lease(study), control.Desk(study, heed):
+    with Lease(study), control.Desk(study, heed, print):
         control.ask(study, "pause")
         control.ask(study, "add", params={"x": 1})
         assert done.wait(10)
     assert heard == [{"kind": "pause"}, {"kind": "add", "params": {"x": 1}}]
+    assert control.pending(study) == {}
+
+
+def test_a_request_that_fails_is_noted_and_the_next_one_heeded(study):
+    heard, noted, done = [], [], threading.Event()
+
+    def heed(request):
+        if request["kind"] == "add":
+            raise KeyError(request["kind"])
+        heard.append(request)
+        done.set()
+
+    with Lease(study), control.Desk(study, heed, noted.append):
+        control.ask(study, "add", params={"x": 1})
+        control.ask(study, "stop")
+        assert done.wait(10)
+    assert heard == [{"kind": "stop"}]
+    assert noted == ["a request from another terminal failed (add: KeyError: 'add'); ask again"]
     assert control.pending(study) == {}
 
 
@@ -79,7 +97,7 @@ def test_a_request_that_nobody_could_heed_is_refused(study):
 def test_what_was_asked_of_a_dead_process_is_not_done_by_the_next(study):
     study.set_user_attr("request-1", {"kind": "stop"})
     heard = []
-    with control.Desk(study, heard.append):
+    with control.Desk(study, heard.append, print):
         pass
     assert heard == []
     assert control.pending(study) == {}

@@ -41,15 +41,18 @@ def pending(study: optuna.Study) -> dict[str, Request]:
 
 
 class Desk:
-    """Looks for requests while a sweep runs, and hands each to `heed` once, in its own thread."""
+    """Looks for requests while a sweep runs, and hands each to `heed` once, in its own thread.
 
-    def __init__(self, study: optuna.Study, heed: Callable[[Request], None]) -> None:
-        self.study, self.heed = study, heed
+    One that cannot be heeded is told to `note`, and is not tried again: it may be half done.
+    """
+
+    def __init__(self, study: optuna.Study, heed: Callable[[Request], None], note: Callable[[str], None]) -> None:
+        self.study, self.heed, self.note = study, heed, note
         self.closed = threading.Event()
         self.thread = threading.Thread(target=self._watch, daemon=True)
 
     def __enter__(self) -> "Desk":
-        self._note(list(pending(self.study)))  # left over from a process that is gone
+        self._mark(list(pending(self.study)))  # left over from a process that is gone
         self.thread.start()
         return self
 
@@ -61,9 +64,16 @@ class Desk:
         while not self.closed.wait(POLL_SECONDS):
             with contextlib.suppress(optuna.exceptions.StorageInternalError):  # busy; looked at again
                 for key, request in pending(self.study).items():
-                    self._note([key])
-                    self.heed(request)
+                    self._mark([key])
+                    self._try(request)
 
-    def _note(self, keys: list[str]) -> None:
+    def _try(self, request: Request) -> None:
+        try:
+            self.heed(request)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the next request must find an open desk
+            reason = f"{type(error).__name__}: {error}".splitlines()[0]
+            self.note(f"a request from another terminal failed ({request.get('kind')}: {reason}); ask again")
+
+    def _mark(self, keys: list[str]) -> None:
         if keys:
             self.study.set_user_attr(HEEDED, [*self.study.user_attrs.get(HEEDED, []), *keys])

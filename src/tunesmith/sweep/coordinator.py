@@ -40,7 +40,7 @@ class Coordinator:
         self.folder = sweep_folder(study.study.study_name)
         self.folder.mkdir(parents=True, exist_ok=True)
         self.lease = Lease(study.study)
-        self.desk = Desk(study.study, self.heed)
+        self.desk = Desk(study.study, self.heed, progress.note)
         self.paused = False
         self.crew = Crew(self.experiment, self.folder, seats(self.experiment.model))
         self.dataset = load_dataset(self.experiment)
