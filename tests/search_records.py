@@ -70,6 +70,7 @@ def sweep(*trials, **changes):
         confirmations=(),
         rungs=(0.2, 0.6000000000000001, 1.0),
         workers=2,
+        devices=1,
         placement="cpu, bfloat16",
         seconds=1800.0,
         watts=20.0,

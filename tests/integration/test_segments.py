@@ -156,6 +156,9 @@ def test_a_training_that_diverges_fails_alone(bench, experiment, tmp_path, three
     assert isinstance(outcome, Failed)
     assert outcome.user_error
     assert outcome.message.endswith("at step 1; lower method.learning_rate")
+    assert outcome.spent.tokens > 0
+    assert outcome.spent.seconds > 0
+    assert (outcome.spent.steps, outcome.spent.fraction) == (6, 0.0)
     alone = run(bench, [segment(experiment, tmp_path / "alone", "a", learning_rate=5e-3)], sharing=Sharing(1, 4096, 60))
     assert ear.ends()["a"].trained.adapter_sha256 == adapters(alone)["a"]
 

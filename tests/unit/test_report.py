@@ -88,9 +88,11 @@ def test_nothing_is_saved_where_nothing_was_halved():
 
 
 def test_the_energy_is_an_estimate_and_says_how_it_was_made():
-    record = sweep(trial(0), watts=20.0, workers=2, seconds=1800.0)
+    record = sweep(trial(0), watts=20.0, workers=2, devices=2, seconds=1800.0)
     assert results.energy(record) == pytest.approx(0.02)
-    assert "about 0.02 kWh: 20 W × 2 workers × 0.5 h of wall time; an estimate" in text(report.page(record))
+    assert "about 0.02 kWh: 20 W × 2 devices × 0.5 h of wall time; an estimate" in text(report.page(record))
+    shared = dataclasses.replace(record, devices=1)  # two workers on one CPU
+    assert "about 0.01 kWh: 20 W × 1 device × 0.5 h of wall time; an estimate" in text(report.page(shared))
     assert results.energy(dataclasses.replace(record, watts=None)) is None
     assert "no estimate" in text(report.page(dataclasses.replace(record, watts=None)))
 

@@ -4,12 +4,15 @@ import datetime
 import os
 import socket
 import threading
+import time
 
 import optuna
 import pytest
 
 from tunesmith.errors import OutcomeError, StudyError
 from tunesmith.sweep import control, lease
+from tunesmith.sweep.clock import KEY as WALL
+from tunesmith.sweep.clock import Clock
 from tunesmith.sweep.lease import KEY, Lease
 from tunesmith.tracking import runs
 
@@ -53,6 +56,27 @@ def test_one_that_slept_past_its_lease_is_fenced_off(study):
         with pytest.raises(OutcomeError, match="another process has taken this sweep over"):
             late.check()
     assert study.user_attrs[KEY]["token"] == "another"
+
+
+def test_a_killed_process_leaves_its_wall_time_and_the_next_adds_its_own(study, monkeypatch):
+    monkeypatch.setattr(lease, "BEAT_SECONDS", 0.05)
+    study.set_user_attr(WALL, 100.0)
+    held = Lease(study, also=Clock(study).note)
+    held.__enter__()
+    until = time.monotonic() + 10
+    while study.user_attrs[WALL] == 100.0 and time.monotonic() < until:
+        time.sleep(0.02)
+    left = study.user_attrs[WALL]  # were it killed now
+    assert 100.0 < left < 110
+    held.__exit__()
+    assert study.user_attrs[WALL] >= left
+    assert Clock(study).seconds >= left
+
+
+def test_one_that_was_fenced_off_leaves_the_wall_time_alone(study):
+    with Lease(study, also=Clock(study).note):
+        study.set_user_attr(KEY, holder(host="elsewhere", token="another"))
+    assert WALL not in study.user_attrs
 
 
 def test_requests_are_heeded_once_and_in_order(study):

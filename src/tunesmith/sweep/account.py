@@ -10,10 +10,9 @@ from tunesmith.sweep import study as studies
 from tunesmith.sweep.confirmation import Candidate
 from tunesmith.sweep.coordinator import Coordinator
 from tunesmith.sweep.results import ConfirmationRecord, State, SweepRecord, TrialRecord
-from tunesmith.sweep.search import WALL_SECONDS
 from tunesmith.tracking import store
 
-WATTS = 100.0  # a server processor of some cores under load, or a small part of a GPU; the report says so
+WATTS = 100.0  # a server processor of some cores under load, or a small part of a GPU; the report names it
 CONFIRMED = re.compile(r"confirm-(\d+)-seed-(\d+)")
 CURVE_POINTS = 200
 
@@ -33,7 +32,8 @@ def account(coordinator: Coordinator, placement: str, candidates: Sequence[Candi
         rungs=studies.rungs(coordinator.space),
         workers=len(coordinator.crew.workers),
         placement=placement,
-        seconds=attributes.get(WALL_SECONDS, 0.0),
+        devices=len({worker.seat.device for worker in coordinator.crew.workers}),
+        seconds=coordinator.clock.seconds,
         watts=WATTS,
         distributions=proposals.distributions(coordinator.space),
         winner=candidates[0].trial if candidates else None,
@@ -45,7 +45,7 @@ def _trial(trial: FrozenTrial) -> TrialRecord:
     known = trial.user_attrs
     losses = {**dict(known.get("tune_curve", [])), **trial.intermediate_values}
     spent = known.get("spent", {})
-    reached = max(losses, default=0) / 100
+    reached = float(spent.get("fraction", max(losses, default=0) / 100))
     tokens = int(spent.get("tokens", 0))
     infeasible = known.get("infeasible", "")
     state: State = "complete" if trial.state == TrialState.COMPLETE else "infeasible" if infeasible else "halved"

@@ -23,10 +23,14 @@ class Board:
 
 @dataclass(frozen=True)
 class Pace:
-    """How far a search has got: trials that have begun, segments that have ended, since so many seconds."""
+    """How far a search has got: trials that have begun, segments that have ended, `here` in these last `seconds`.
+
+    A process that resumes a sweep knows how long its own segments take, not how long those before it took.
+    """
 
     begun: int
     ended: int
+    here: int
     seconds: float
 
 
@@ -34,8 +38,8 @@ def board(ranking: Sequence[FrozenTrial], ladder: Ladder, *, trials: int, pace: 
     """The best trials so far, and how long the rest of `trials` may take; `ranking` has the best first."""
     left = max(0, segments(trials, ladder) - pace.ended)
     title = f"{pace.begun} of {trials} trials begun"
-    if pace.ended:
-        title += f", about {minutes(pace.seconds / pace.ended * left)} of search left"
+    if pace.here:
+        title += f", about {minutes(pace.seconds / pace.here * left)} of search left"
     return Board(title, [_row(trial) for trial in ranking[:SHOWN]])
 
 

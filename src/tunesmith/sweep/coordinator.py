@@ -10,6 +10,7 @@ from tunesmith.config.space import SearchSpace
 from tunesmith.data.dataset import load_dataset, training_rows
 from tunesmith.progress import Progress, plural
 from tunesmith.records import Scores
+from tunesmith.sweep.clock import Clock
 from tunesmith.sweep.collection import mark_in_use, sweep_folder
 from tunesmith.sweep.control import Desk, Request
 from tunesmith.sweep.crew import Crew, persistent, seats
@@ -39,7 +40,8 @@ class Coordinator:
         self.space, self.study, self.parent, self.progress = space, study, parent, progress
         self.folder = sweep_folder(study.study.study_name)
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.lease = Lease(study.study)
+        self.clock = Clock(study.study)
+        self.lease = Lease(study.study, also=self.clock.note)
         self.desk = Desk(study.study, self.heed, progress.note)
         self.paused = False
         self.crew = Crew(self.experiment, self.folder, seats(self.experiment.model))

@@ -8,6 +8,7 @@ import secrets
 import socket
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 import optuna
@@ -25,11 +26,11 @@ class Lease:
     """The right to write a study, renewed while this process lives.
 
     Whoever takes a study over writes a new token; the former holder, should it wake up again, finds its
-    own gone and stops before it writes anything more.
+    own gone and stops before it writes anything more. `also` is called at each renewal and before the end.
     """
 
-    def __init__(self, study: optuna.Study) -> None:
-        self.study = study
+    def __init__(self, study: optuna.Study, also: Callable[[], None] = lambda: None) -> None:
+        self.study, self.also = study, also
         self.token = secrets.token_hex(8)
         self.ended = threading.Event()
         self.checked = -math.inf
@@ -43,6 +44,7 @@ class Lease:
     def __exit__(self, *_: object) -> None:
         self.ended.set()
         if self.held:
+            self.also()
             self.study.set_user_attr(KEY, None)
 
     @property
@@ -67,6 +69,7 @@ class Lease:
             with contextlib.suppress(Exception):  # the store may be away for a while; `check` will tell
                 if self.held:
                     self._write()
+                    self.also()
 
     def _write(self) -> None:
         process = {"host": socket.gethostname(), "pid": os.getpid(), "started": runs.process_start(os.getpid())}

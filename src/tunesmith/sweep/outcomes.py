@@ -1,5 +1,7 @@
 """How segments end, written down: in the study first, then on the trial's run."""
 
+from dataclasses import asdict
+
 from optuna.trial import FrozenTrial
 
 from tunesmith.progress import describe
@@ -28,6 +30,8 @@ class Outcomes:
         elif isinstance(outcome, Done):
             self._done(trial, outcome, run)
         elif isinstance(outcome, Failed):
+            if outcome.spent is not None:
+                self._remember_spent(trial, **asdict(outcome.spent))
             self.infeasible(trial, outcome.message, run)
 
     def infeasible(self, trial: FrozenTrial, reason: str, run: Run) -> None:
@@ -46,7 +50,7 @@ class Outcomes:
             self.infeasible(trial, reason, run)
 
     def _remember_spent(self, trial: FrozenTrial, **spent: float) -> None:
-        """Note what a trial has taken so far; it went on well, so its worker's deaths count no more."""
+        """Note what a trial has taken so far; its worker lives, so the deaths before count no more."""
         self.study.remember(trial.number, spent=spent)
         if trial.user_attrs.get("deaths"):
             self.study.remember(trial.number, deaths=0)

@@ -175,12 +175,26 @@ class Done:
 
 
 @dataclass(frozen=True)
+class Spent:
+    """What a training had taken when it failed: tokens and seconds, at this share of its `steps`."""
+
+    tokens: int
+    seconds: float
+    steps: int
+    fraction: float
+
+
+@dataclass(frozen=True)
 class Failed:
-    """The job ended with an error of its own making; `user_error` says that its message is for people."""
+    """The job ended with an error of its own making; `user_error` says that its message is for people.
+
+    `spent` is known where the training had begun.
+    """
 
     message: str
     user_error: bool
     trace: str = field(default="", repr=False)
+    spent: Spent | None = None
 
 
 Outcome = Paused | Done | Failed

@@ -259,10 +259,12 @@ def costs(record: SweepRecord) -> str:
         lines["lost to faults"] = f"{spent.lost:,} tokens of failed trials; what was saved is less by them"
     lines["energy"] = "no estimate: no power draw was given"
     if kwh is not None:
-        made = f"{record.watts:g} W × {plural(record.workers, 'worker')} × {record.seconds / 3600:.2g} h of wall time"
+        made = f"{record.watts:g} W × {plural(record.devices, 'device')} × {record.seconds / 3600:.2g} h of wall time"
         lines["energy"] = f"about {kwh:.2g} kWh: {made}; an estimate, the power is assumed and not measured"
     text = (
-        "Tokens and training time are those of the trials; confirmations and scoring are in the wall time alone. An "
+        "Tokens and training time are those of the trials; confirmations, scoring, loading and pauses are in the wall "
+        "time alone, which adds up all processes that ran this sweep (of one that was killed, all but its last "
+        "seconds). A device is a CUDA device, or the CPU however many workers share it. An "
         "infeasible trial counts in full training with what it trained, as it would have ended there all the same."
     )
     rows = [row(word(name), word(value)) for name, value in lines.items()]

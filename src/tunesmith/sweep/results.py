@@ -85,11 +85,13 @@ class SweepRecord:
     rungs: tuple[float, ...]
     """Shares of its training after which a trial is judged; the last is 1."""
     workers: int
+    devices: int
+    """CUDA devices that the workers sit on; 1 where they share a CPU."""
     placement: str
     seconds: float
-    """Wall time."""
+    """Wall time of search and confirmation, over all processes that ran the sweep."""
     watts: float | None
-    """Power that each worker is assumed to draw."""
+    """Power that each device is assumed to draw."""
     distributions: Mapping[str, BaseDistribution]
     """The search space in Optuna's terms, by dotted experiment field."""
     winner: int | None = None
@@ -182,5 +184,5 @@ def cost(record: SweepRecord) -> Cost:
 
 
 def energy(record: SweepRecord) -> float | None:
-    """Estimated energy in kWh: the assumed power of every worker over the whole wall time."""
-    return None if record.watts is None else record.watts * record.workers * record.seconds / JOULES_PER_KWH
+    """Estimated energy in kWh: the assumed power of every device over the whole wall time."""
+    return None if record.watts is None else record.watts * record.devices * record.seconds / JOULES_PER_KWH

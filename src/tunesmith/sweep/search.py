@@ -22,7 +22,6 @@ from tunesmith.tracking import runs
 from tunesmith.tracking.runs import Killed, Run
 
 WAIT_SECONDS = 0.5
-WALL_SECONDS = "search_seconds"
 
 
 class Search:
@@ -38,7 +37,7 @@ class Search:
         self.space, self.progress = coordinator.space, coordinator.progress
         self.rungs = studies.rungs(self.space)
         self.ladder = studies.ladder(self.space)
-        self.began = time.monotonic()
+        self.began, self.known_before = time.monotonic(), self.study.known.reports
         self.waiting = self.study.recover()
         self.running: set[int] = set()
         self.runs, self.outcomes = TrialRuns(coordinator), Outcomes(coordinator)
@@ -61,8 +60,6 @@ class Search:
             self.progress.end_table()
         self.coordinator.lease.check()
         self._close()
-        known = self.study.study.user_attrs.get(WALL_SECONDS, 0.0)
-        self.study.study.set_user_attr(WALL_SECONDS, known + time.monotonic() - self.began)
 
     def _leave_waiting(self) -> None:
         """Close the runs of trials that a resumed sweep will go on with."""
@@ -251,7 +248,8 @@ class Search:
 
     def _show(self) -> None:
         study, wanted = self.study, self.budget.trials + self.study.added()
-        pace = Pace(study.begun(), study.known.reports, time.monotonic() - self.began)
+        ended, seconds = study.known.reports, time.monotonic() - self.began
+        pace = Pace(study.begun(), ended, ended - self.known_before, seconds)
         shown = board(study.ranking(SHOWN), self.ladder, trials=wanted, pace=pace)
         self.progress.table(shown.title, HEADS, shown.rows)
 

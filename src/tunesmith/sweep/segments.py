@@ -21,6 +21,7 @@ from tunesmith.sweep.protocol import (
     Paused,
     Rung,
     Segment,
+    Spent,
     StepMetrics,
     Train,
 )
@@ -156,7 +157,7 @@ class Segments:
                 with self._enough_memory(self.seats[key].segment):
                     self.seats[key].training.take(result, seconds=shares[key])
             except TunesmithError as error:
-                ended[key] = failure(error)
+                ended[key] = failure(error, self.seats[key].training.recorder)
         arrived = [key for key, seat in self.seats.items() if key not in ended and seat.training.step >= seat.last]
         if arrived or time.monotonic() - self.saved > CHECKPOINT_SECONDS:
             self._save(without=ended)
@@ -186,7 +187,7 @@ class Segments:
                     results[key] = self.engine.step([key])[key]
             except TrainingError as error:
                 self.engine.forget_gradients()
-                ended[key] = failure(error)
+                ended[key] = failure(error, self.seats[key].training.recorder)
         return results
 
     def _enough_memory(self, segment: Segment) -> contextlib.AbstractContextManager[None]:
@@ -202,7 +203,7 @@ class Segments:
             with training.attached() as model:
                 return self.bench.finish(model, seat.segment.job, training.recorder)
         except TunesmithError as error:
-            return failure(error)
+            return failure(error, training.recorder)
 
     def _report(self, ended: dict[str, Outcome]) -> None:
         for key, outcome in ended.items():
@@ -247,7 +248,7 @@ class Segments:
                     return self.bench.finish(model, segment.job, recorder)
                 return paused(recorder, reached) if reached >= last else None
         except TunesmithError as error:
-            return failure(error)
+            return failure(error, recorder)
 
 
 def checkpoints_of(segment: Segment) -> pathlib.Path:
@@ -275,8 +276,18 @@ def paused(recorder: Recorder, step: int) -> Paused:
     return Paused(recorder.marks[step], step, max(recorder.marks), loss, recorder.tokens, recorder.seconds)
 
 
-def failure(error: Exception) -> Failed:
-    """An error of a training as its outcome; a full disk is no training's fault and is raised instead."""
+def failure(error: Exception, recorder: Recorder | None = None) -> Failed:
+    """An error of a training as its outcome, with what its recorder has counted if it had begun.
+
+    A full disk is no training's fault and is raised instead.
+    """
     if isinstance(error, DiskError):
         raise error
-    return Failed(str(error), user_error=True)
+    return Failed(str(error), user_error=True, spent=None if recorder is None else spent(recorder))
+
+
+def spent(recorder: Recorder) -> Spent:
+    """What a training has taken so far."""
+    steps, done = max(recorder.marks, default=0), recorder.curves.get("train/loss", [])
+    fraction = done[-1][0] / steps if done and steps else 0.0
+    return Spent(recorder.tokens, recorder.seconds, steps, fraction)

@@ -218,9 +218,13 @@ def test_the_board_shows_the_best_trials_and_what_is_left(experiment, space):
     run(sweep, 9, most=10)
     number = sweep.ranking()[1].number
     sweep.remember(number, spent={"tokens": 500, "seconds": 10.0})
-    pace = Pace(sweep.begun(), 10, 60.0)
+    pace = Pace(sweep.begun(), 10, here=10, seconds=60.0)
     shown = board(sweep.ranking(SHOWN), studies.ladder(space), trials=9, pace=pace)
     assert shown.title == f"{sweep.begun()} of 9 trials begun, about 18 s of search left"
+    resumed = board([], studies.ladder(space), trials=9, pace=Pace(sweep.begun(), 10, here=3, seconds=60.0))
+    assert resumed.title == f"{sweep.begun()} of 9 trials begun, about 60 s of search left"
+    fresh = board([], studies.ladder(space), trials=9, pace=Pace(sweep.begun(), 10, here=0, seconds=5.0))
+    assert fresh.title == f"{sweep.begun()} of 9 trials begun"
     assert [row[1] for row in shown.rows][:2] in (["60%", "20%"], ["60%", "60%"])
     assert shown.rows[1][3] == "50"
     assert len(shown.rows) == min(SHOWN, len(sweep.ranking()))
