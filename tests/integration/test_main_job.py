@@ -93,6 +93,8 @@ def test_the_sweep_logs_best_params_importances_plots_and_lineage(client):
     page = pathlib.Path(client.download_artifacts(parent.info.run_id, "report/search.html")).read_text()
     assert all(run.info.run_id in page for run in runs_by_kind(client)["trial"])
     assert 'src="http' not in page
+    base = runs_by_kind(client)["base"][0].data.metrics["tune/loss"]
+    assert f", base {base:.3f} (" in page
     assert {item.dataset.name for item in parent.inputs.dataset_inputs} == {"train", "tune"}
 
 

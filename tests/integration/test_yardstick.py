@@ -1,5 +1,7 @@
 """A search's trials are judged by one loss, whatever each is trained by."""
 
+import dataclasses
+
 import pytest
 from tests.methods import experiment
 
@@ -28,3 +30,19 @@ def test_what_a_search_varies_does_not_change_how_it_is_judged(tmp_path, kind, s
         found.append(trained.metrics)
     assert found[1]["tune/loss"] == pytest.approx(found[0]["tune/loss"], rel=0.02)
     assert found[1]["train/loss"] > 1.2 * found[0]["train/loss"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "slots"), [("sft", True), ("sft", False), ("dpo", True), ("dpo", False), ("kto", False), ("reward", False)]
+)
+def test_the_base_has_the_tune_loss_that_trials_begin_with(tmp_path, kind, slots):
+    """By the same loss over the same rows, so that the two can be compared; a policy is its own reference."""
+    made = overrides.apply(experiment(tmp_path, kind), {"method.learning_rate": 1e-9, "method.epochs": 1})
+    bench = Workbench(made)
+    job = Job(made, "trial", str(tmp_path / "trial"), loss_rows=5, slots=slots)
+    begun = bench.execute(job, Unheard()).trained
+    assert (begun.engine == "slots") == slots
+    base = bench.score(dataclasses.replace(job, train=False))
+    assert base.metrics["tune/loss"] == pytest.approx(begun.metrics["tune/loss"], rel=1e-4)
+    without = bench.score(dataclasses.replace(job, train=False, loss_rows=None))
+    assert "tune/loss" not in without.metrics

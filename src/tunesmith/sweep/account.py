@@ -26,7 +26,7 @@ def account(coordinator: Coordinator, placement: str, candidates: Sequence[Candi
         run_id=coordinator.parent.id,
         primary_metric=experiment.evaluation.primary,
         base_primary=attributes.get("base_scored"),
-        base_loss=None,
+        base_loss=attributes.get("base_loss"),
         trials=tuple(_trial(trial) for trial in study.trials(*studies.ENDED)),
         confirmations=tuple(_confirmations(attributes)),
         rungs=studies.rungs(coordinator.space),

@@ -107,12 +107,14 @@ class Coordinator:
         return runs.create(self.experiment.name, name, kind=kind, parent=self.parent, tags=tags)
 
     def score(self, worker: LocalWorker, run: Run, *, items: Items, adapter: str | None) -> Scores:
-        """Score the base or a saved adapter into a child run; on the holdout, by the suites too.
+        """Score the base or a saved adapter into a child run: as trials are, with tune loss; on the holdout, by suites.
 
         When the worker dies it is done again, in the same run; raises `OutcomeError` after three deaths.
         """
         tasks = tuple(self.experiment.evaluation.every) if items == "holdout" else ()
-        job = Job(self.experiment, items, str(self.folder / run.id), train=False, adapter=adapter, tasks=tasks)
+        rows = self.loss_rows if items == "trial" else None
+        folder = str(self.folder / run.id)
+        job = Job(self.experiment, items, folder, train=False, adapter=adapter, tasks=tasks, loss_rows=rows)
         with runs.recording(run):
             scores = persistent(lambda worker: worker.score(job))(worker)
             log_scores_of(run, scores, pathlib.Path(adapter) if adapter else None)
@@ -130,10 +132,14 @@ class Coordinator:
         rival: Rival | None = None,
     ) -> Segment:
         """A piece of a training of this sweep; a fresh one begins with the weights of the training `start`."""
-        loss_rows = self.experiment.evaluation.trial_items // 2
         folder = str(self.folder / key)
-        job = Job(experiment, items, folder, fractions=fractions, loss_rows=loss_rows, slots=True, rival=rival)
+        job = Job(experiment, items, folder, fractions=fractions, loss_rows=self.loss_rows, slots=True, rival=rival)
         return Segment(key, job, until, start=str(self.folder / start) if start else None)
+
+    @property
+    def loss_rows(self) -> int:
+        """On how many tune rows a tune loss is measured."""
+        return self.experiment.evaluation.trial_items // 2
 
     @property
     def sharing(self) -> Sharing | None:

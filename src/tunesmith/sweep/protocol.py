@@ -23,7 +23,8 @@ class Job:
     """One piece of work: train `experiment` and score the result, or only score.
 
     Without `train`, `adapter` is the folder of the adapter to score; None scores the bare base.
-    Tune loss is reported at `fractions` of the training, over `loss_rows` tune rows (all when None).
+    Tune loss is reported at `fractions` of the training, over `loss_rows` tune rows (all when None); where nothing is
+    trained it is measured with the scores if `loss_rows` is given.
     """
 
     experiment: Experiment

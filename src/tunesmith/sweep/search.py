@@ -1,5 +1,6 @@
 """The search: trials train from rung to rung, pause there, and go on if they are among the best."""
 
+import math
 import time
 from dataclasses import asdict
 
@@ -90,8 +91,11 @@ class Search:
         run = self.coordinator.child("base", kind="base")
         scores = self.coordinator.score(worker, run, items="trial", adapter=None)
         primary = self.coordinator.experiment.evaluation.primary
-        self.progress.note(f"  base       {primary} {scores.metrics[primary]:.3f}")
+        loss = scores.metrics.get("tune/loss", math.nan)
+        self.progress.note(f"  base       tune/loss {loss:.3f}, {primary} {scores.metrics[primary]:.3f}")
         with self.lock:
+            if math.isfinite(loss):
+                self.study.study.set_user_attr("base_loss", loss)
             self.study.study.set_user_attr("base_scored", scores.metrics[primary])
 
     def _take(self) -> Task | None:

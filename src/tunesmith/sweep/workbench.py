@@ -34,12 +34,13 @@ from tunesmith.sweep.racing import race
 from tunesmith.train.encode import mask_preview, render, supervised_share
 from tunesmith.train.method import Method, method_of
 from tunesmith.train.recorder import Recorder, Reporter, TrainingData, Unheard
-from tunesmith.train.reference import Reference
+from tunesmith.train.reference import Present, Reference
 from tunesmith.train.run import save_adapter, start_of, train_beside, trained_adapter
 from tunesmith.train.slots.calibrate import calibrate
 from tunesmith.train.slots.coverage import covers
 from tunesmith.train.slots.engine import DEFAULT_LIMITS, Engine
 
+LOSS = "tune/loss"
 MEMORY_SHARE = 0.25  # of what is free when a worker has loaded its base, for the activations of a pass
 
 
@@ -78,15 +79,28 @@ class Workbench:
         return self._train(job, reporter) if job.train else Done(self.score(job))
 
     def score(self, job: Job) -> Scores:
-        """Score what the training begins with, or the saved adapter that the job names."""
+        """Score what the training begins with, or the saved adapter that the job names.
+
+        Where the job names rows for it, the tune loss is among the metrics.
+        """
         adapter = pathlib.Path(job.adapter) if job.adapter else self.model.adapter
         if adapter is None or (job.adapter is None and job.experiment.method.kind == "reward"):
-            return self._score(start_of(self.base, job.experiment), job).scores
+            start = start_of(self.base, job.experiment)
+            return self._with_loss(self._score(start, job).scores, start, job)
         model = attach_saved(self.base, adapter)
         try:
-            return self._checked_scores(model, job).scores
+            return self._with_loss(self._checked_scores(model, job).scores, model, job)
         finally:
             release(model)
+
+    def _with_loss(self, scores: Scores, model: PreTrainedModel, job: Job) -> Scores:
+        """Scores, with the loss that trials are judged by if that is asked for; the model is its own reference."""
+        if job.loss_rows is None:
+            return scores
+        reference = Present(network_of(model), batch_size=self.experiment.evaluation.batch_size)
+        data = replace(self.training_data(job), reference=reference)
+        found = self.method.measure(model, data.tune, experiment=self.experiment, data=data)
+        return replace(scores, metrics={**scores.metrics, LOSS: found[LOSS]})
 
     def _train(self, job: Job, reporter: Reporter) -> Done:
         recorder = Recorder(self.training_data(job), fractions=job.fractions, reporter=reporter)

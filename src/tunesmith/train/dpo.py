@@ -14,6 +14,7 @@ from trl import DPOConfig, DPOTrainer
 
 from tunesmith.config.experiment import Experiment
 from tunesmith.config.method import DpoConfig as Dpo
+from tunesmith.models.loading import network_of
 from tunesmith.train.arguments import arguments
 from tunesmith.train.encode import IGNORED
 from tunesmith.train.method import Method
@@ -150,12 +151,14 @@ def config_of(experiment: Experiment) -> Dpo:
     return experiment.method
 
 
-def measure(model: PeftModel, rows: Sequence[Pair], *, experiment: Experiment, data: TrainingData) -> dict[str, float]:
+def measure(
+    model: PreTrainedModel, rows: Sequence[Pair], *, experiment: Experiment, data: TrainingData
+) -> dict[str, float]:
     """Loss, reward margin, and the share of pairs ranked right: by the implicit reward, and by log π per token."""
     method = data.yardstick or experiment.method
     assert isinstance(method, Dpo)  # noqa: S101 - chosen by kind
     asked = both(rows)
-    found = policy_logprobs(model.get_base_model(), asked, batch_size=experiment.evaluation.batch_size)
+    found = policy_logprobs(network_of(model), asked, batch_size=experiment.evaluation.batch_size)
     policy, reference = (torch.tensor(values).view(-1, 2) for values in (found, data.reference.of(asked)))
     lengths = torch.tensor([len(reply) for _, reply in asked]).view(-1, 2)
     figures = pair_figures(method, policy, reference, lengths)

@@ -12,6 +12,7 @@ from trl import KTOConfig, KTOTrainer
 
 from tunesmith.config.experiment import Experiment
 from tunesmith.config.method import KtoConfig as Kto
+from tunesmith.models.loading import network_of
 from tunesmith.records import Row
 from tunesmith.train.arguments import arguments
 from tunesmith.train.method import Method
@@ -134,12 +135,14 @@ def scored_at_once(experiment: Experiment) -> int:
     return experiment.evaluation.batch_size
 
 
-def measure(model: PeftModel, rows: Sequence[Reply], *, experiment: Experiment, data: TrainingData) -> dict[str, float]:
+def measure(
+    model: PreTrainedModel, rows: Sequence[Reply], *, experiment: Experiment, data: TrainingData
+) -> dict[str, float]:
     """The KTO loss, with one KL estimate over all rows, and that estimate in nats per reply."""
     method, at_once = data.yardstick or experiment.method, scored_at_once(experiment)
     assert isinstance(method, Kto)  # noqa: S101 - chosen by kind
     ratios, crossed = (
-        torch.tensor(policy_logprobs(model.get_base_model(), asked, batch_size=at_once))
+        torch.tensor(policy_logprobs(network_of(model), asked, batch_size=at_once))
         - torch.tensor(data.reference.of(asked))
         for asked in (matched(rows), mismatched(rows, len(rows)))
     )

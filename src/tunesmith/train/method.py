@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from peft import PeftModel
+from transformers import PreTrainedModel
 
 from tunesmith.config.experiment import Experiment
 from tunesmith.errors import ConfigError
@@ -25,9 +25,9 @@ class Measure(Protocol):
     """Measures an objective on rows."""
 
     def __call__(
-        self, model: PeftModel, rows: Sequence[Any], *, experiment: Experiment, data: TrainingData
+        self, model: PreTrainedModel, rows: Sequence[Any], *, experiment: Experiment, data: TrainingData
     ) -> Mapping[str, float]:
-        """`tune/loss`, lower is better, and perhaps more; the model is in evaluation mode."""
+        """`tune/loss`, lower is better, and perhaps more; the model is in evaluation mode, with an adapter or bare."""
 
 
 @dataclass(frozen=True)

@@ -69,6 +69,18 @@ class Reference:
         return cache_folder() / "reference" / f"{'-'.join(filter(None, parts))}.json" if self.weights else None
 
 
+class Present(Reference):
+    """The policy that a network holds now, asked whenever its values are wanted."""
+
+    def __init__(self, network: PreTrainedModel, *, batch_size: int) -> None:
+        super().__init__()
+        self.network, self.batch_size = network, batch_size
+
+    def of(self, asked: Sequence[Asked]) -> list[float]:
+        """The values of replies, computed now."""
+        return policy_logprobs(self.network, asked, batch_size=self.batch_size)
+
+
 def policy_logprobs(network: PreTrainedModel, asked: Sequence[Asked], *, batch_size: int) -> list[float]:
     """Summed log-probability in nats of each reply, `batch_size` prompts of like length at once."""
     groups = grouped([prompt for prompt, _ in asked], [reply for _, reply in asked])

@@ -9,11 +9,12 @@ import torch
 from datasets import Dataset
 from peft import PeftModel
 from torch.nn.functional import logsigmoid
-from transformers import PreTrainedTokenizerBase, TrainerCallback
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 from trl import RewardConfig, RewardTrainer
 
 from tunesmith.config.experiment import Experiment
 from tunesmith.config.method import RewardConfig as Reward
+from tunesmith.models.loading import network_of
 from tunesmith.models.reward import pair_margins, rewards
 from tunesmith.train.arguments import arguments
 from tunesmith.train.method import Method
@@ -88,9 +89,11 @@ def columns(rows: Sequence[dict[str, list[int]]]) -> dict[str, list[list[int]]]:
     return {name: [row[name] for row in rows] for name in COLUMNS}
 
 
-def measure(model: PeftModel, rows: Sequence[Pair], *, experiment: Experiment, data: TrainingData) -> dict[str, float]:
+def measure(
+    model: PreTrainedModel, rows: Sequence[Pair], *, experiment: Experiment, data: TrainingData
+) -> dict[str, float]:
     """Loss, and the share of pairs whose chosen reply gets more."""
-    margins = torch.tensor(pair_margins(model.get_base_model(), rows, batch_size=experiment.evaluation.batch_size))
+    margins = torch.tensor(pair_margins(network_of(model), rows, batch_size=experiment.evaluation.batch_size))
     return {"tune/loss": -logsigmoid(margins).mean().item(), "tune/accuracy": (margins > 0).float().mean().item()}
 
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 from datasets import Dataset
 from peft import PeftModel
-from transformers import PreTrainedTokenizerBase, TrainerCallback
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 from trl import RLOOConfig
 from trl.trainer.utils import use_adapter
 
@@ -20,6 +20,7 @@ from tunesmith.config.method import RlhfConfig
 from tunesmith.models.decoding import end_tokens, sample
 from tunesmith.models.device import place
 from tunesmith.models.judge import Judge, check_tokenizers, find_reward_model, load_judge
+from tunesmith.models.loading import network_of
 from tunesmith.train.arguments import arguments
 from tunesmith.train.kl import KlLimit
 from tunesmith.train.method import Method
@@ -78,13 +79,13 @@ def judge_of(experiment: Experiment) -> Judge:
 
 
 def measure(
-    model: PeftModel, rows: Sequence[Prompt], *, experiment: Experiment, data: TrainingData
+    model: PreTrainedModel, rows: Sequence[Prompt], *, experiment: Experiment, data: TrainingData
 ) -> dict[str, float]:
     """Mean reward of one sampled reply to each prompt, its length in tokens, and its KL divergence in nats.
 
     The loss is minus the reward: what a policy is trained for has no loss of its own.
     """
-    network, at_once = model.get_base_model(), experiment.evaluation.batch_size
+    network, at_once = network_of(model), experiment.evaluation.batch_size
     ends = {*end_tokens(network), data.end}
     generator = torch.Generator(network.device).manual_seed(TUNE_SEED)
     prompts = [row.input_ids for row in rows]
