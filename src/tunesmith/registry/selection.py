@@ -13,22 +13,25 @@ LOSS = "tune/loss"
 
 @dataclass(frozen=True)
 class Shrinkage:
-    """Tune loss of the confirmations minus that of the search's best trial.
+    """Tune loss of the confirmations minus that of the winning trial at its end.
 
     `expected` is what a search over equally good trials would show: the expected best of `trials`
-    results that differ by the noise between seeds alone.
+    results that differ by the noise between seeds alone; None where nothing tells that noise.
     """
 
     observed: float
-    expected: float
+    expected: float | None
     trials: int
-    noise: str
+    noise: str = ""
 
     def describe(self) -> str:
         """One line for people."""
+        found = f"winner's curse: tune loss changed by {self.observed:+.3f} on fresh seeds"
+        if self.expected is None:
+            return f"{found}; one seed and one trial trained in full cannot tell what chance alone would show"
         return (
-            f"winner's curse: tune loss changed by {self.observed:+.3f} on fresh seeds; the best of {self.trials} "
-            f"equally good trials would show {self.expected:+.3f} (from the spread {self.noise})"
+            f"{found}; the best of {self.trials} equally good trials would show {self.expected:+.3f} "
+            f"(from the spread {self.noise})"
         )
 
 
@@ -38,28 +41,34 @@ def kind(run_id: str) -> str:
 
 
 def shrinkage(run_id: str) -> Shrinkage | None:
-    """The shrinkage of a confirmed winner, from its sweep's runs; None for a run that no search has chosen."""
+    """The shrinkage of a confirmed winner, from its sweep's runs.
+
+    None for a run that no search has chosen, and for a winner that the search did not train in full.
+    """
     client = store.client()
     tags = client.get_run(run_id).data.tags
     parent, winner = tags.get("mlflow.parentRunId"), tags.get(f"{TAG}trial")
     if parent is None or winner is None:
         return None
     experiment = client.get_run(parent).info.experiment_id
-    searched: dict[str, float] = {}
+    judged, whole = 0, dict[str, float]()
     confirmed: dict[str, list[float]] = defaultdict(list)
     for run in client.search_runs([experiment], f"tags.`mlflow.parentRunId` = '{parent}'", max_results=10_000):
         trial, loss = run.data.tags.get(f"{TAG}trial"), run.data.metrics.get(LOSS)
         if trial is None or loss is None:
             continue
         if run.data.tags.get(f"{TAG}kind") == "trial":
-            searched[trial] = loss
+            judged += 1
+            if run.info.status == "FINISHED":
+                whole[trial] = loss
         elif run.info.status == "FINISHED":
             confirmed[trial].append(loss)
-    if winner not in searched or winner not in confirmed:
+    if winner not in whole or winner not in confirmed:
         return None
+    observed = fmean(confirmed[winner]) - whole[winner]
     noise, source = pooled_deviation(list(confirmed.values())), "between seeds"
+    if noise is None and len(whole) > 1:
+        noise, source = stdev(whole.values()), "between trials, an upper bound, since no seed was repeated"
     if noise is None:
-        source = "between trials, an upper bound, since no seed was repeated"
-        noise = stdev(searched.values()) if len(searched) > 1 else 0.0
-    observed = fmean(confirmed[winner]) - searched[winner]
-    return Shrinkage(observed, noise * expected_maximum(len(searched)), len(searched), source)
+        return Shrinkage(observed, None, judged)
+    return Shrinkage(observed, noise * expected_maximum(judged), judged, source)

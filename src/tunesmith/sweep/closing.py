@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+from optuna.trial import FrozenTrial, TrialState
+
 from tunesmith.records import Scores
 from tunesmith.sweep import collection, report
 from tunesmith.sweep.account import account
@@ -24,12 +26,26 @@ def log_search(coordinator: Coordinator, placement: str, candidates: Sequence[Ca
 
 
 def log_winner(coordinator: Coordinator, winner: Candidate, scores: Scores) -> None:
-    """Log the confirmed winner on the parent run."""
+    """Log the confirmed winner on the parent run, and how much worse it was on fresh seeds than in the search."""
     parent, first = coordinator.parent, coordinator.study.trials()[winner.trial]
     parent.params({f"best.{name}": value for name, value in winner.params.items()})
     parent.tags({"winner_trial": winner.trial, "winner_run": winner.runs[0]})
-    shrinkage = winner.loss - last_value(first)
-    parent.metrics({**scores.metrics, "confirmed/loss": winner.loss, "confirmed/loss_shrinkage": shrinkage})
+    sign = scores.sign(coordinator.experiment.evaluation.primary)
+    confirmed = {"confirmed/loss": winner.loss, "confirmed/primary": sign * winner.score}
+    parent.metrics({**scores.metrics, **confirmed, **shrinkage(first, winner, sign=sign)})
+
+
+def shrinkage(first: FrozenTrial, winner: Candidate, *, sign: int) -> dict[str, float]:
+    """By how much loss rose and the primary score (`sign` is -1 where less of it is better) fell since the search.
+
+    Only a trial that was trained in full tells: a halved one was judged before its end.
+    """
+    if first.state != TrialState.COMPLETE:
+        return {}
+    found = {"confirmed/loss_shrinkage": winner.loss - last_value(first)}
+    if "primary" in first.user_attrs:
+        found["confirmed/primary_shrinkage"] = sign * first.user_attrs["primary"] - winner.score
+    return found
 
 
 def finish(coordinator: Coordinator) -> None:
