@@ -1,39 +1,49 @@
-"""A sweep whose worker trains nothing, so that what the coordinator does can be seen in a second."""
+"""Sweeps over a worker that trains nothing: the real search, study and MLflow runs."""
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
-from types import MappingProxyType
+import pathlib
+from collections.abc import Callable, Iterator
+from dataclasses import field
 from typing import Any
 
 from benchmarks.orchestration import Idle
 
 from tunesmith.audit.checks import require_clean
 from tunesmith.config import Experiment, SearchSpace
+from tunesmith.config.space import Sampler
 from tunesmith.progress import Progress
+from tunesmith.records import Scores
 from tunesmith.sweep.coordinator import Coordinator
 from tunesmith.sweep.executors import WorkerDied
 from tunesmith.sweep.opening import Resume, open_sweep
-from tunesmith.sweep.protocol import Done, Ended, Failed, Sharing
+from tunesmith.sweep.protocol import Done, Ended, Failed, Segment, Sharing
+from tunesmith.sweep.worker import Seat
+
+RANDOM = {"sampler": Sampler(kind="random")}
 
 
-class Scripted(Idle):
-    """An idle worker that answers some segments, by their key, with a failure, and notes what it was sent together.
+@dataclasses.dataclass
+class Worker(Idle):
+    """Done as soon as it is asked; `meanwhile` is called, and `failing` said, of the training of that name.
 
-    Of those that are `deadly` it dies as often as it is said.
+    It dies of what is `deadly` as often as that says, and notes which segments it was `sent` together.
     """
 
-    def __init__(self, failing: Sequence[str] = (), deadly: Mapping[str, int] = MappingProxyType({})) -> None:
-        super().__init__([])
-        self.failing, self.deadly = failing, dict(deadly)
-        self.sent: list[list[str]] = []
+    clock: list[float] = field(default_factory=list)
+    meanwhile: dict[str, Callable[[], object]] = field(default_factory=dict)
+    failing: dict[str, Failed] = field(default_factory=dict)
+    deadly: dict[str, int] = field(default_factory=dict)
+    sent: list[list[str]] = field(default_factory=list)
+    sharing: Sharing = field(default_factory=lambda: Sharing(fuse=1, most=1, row_tokens=100.0))
+    seat: Seat = field(default_factory=lambda: Seat(0, device=None, threads=1))
 
     def calibrate(self, experiment: Any) -> Sharing:
-        """Four trainings may share a pass, of batches of two, the smallest in the smoke space."""
-        return Sharing(fuse=80, most=4096, row_tokens=10)
+        """How trainings are to share passes here."""
+        return self.sharing
 
     def train(self, segments: Any, sharing: Any, listener: Any) -> None:
-        """As the idle one does."""
+        """End each segment, and those that come after it, unless one is deadly."""
         keys = [segment.key for segment in segments]
         self.sent.append(keys)
         for key in keys:
@@ -42,23 +52,34 @@ class Scripted(Idle):
                 raise WorkerDied("worker ended with exit code -9; its last lines:\nallocating 8 GiB")
         super().train(segments, sharing, listener)
 
-    def ended(self, segment: Any, listener: Any) -> Ended:
-        """A failure, or what the idle one answers, with a folder for an adapter."""
-        ended = super().ended(segment, listener)
+    def score(self, job: Any) -> Scores:
+        """A score of 0 and a tune loss of 3."""
+        found: Scores = super().score(job)
+        return dataclasses.replace(found, metrics={**found.metrics, "tune/loss": 3.0})
+
+    def ended(self, segment: Segment, listener: Any) -> Ended:
+        """The end of a segment; a finished training has an adapter's folder, and a score that falls with its loss."""
+        self.meanwhile.pop(segment.key, lambda: None)()
         if segment.key in self.failing:
-            return Ended(segment.key, Failed("loss nan at step 3; lower method.learning_rate", user_error=True))
-        if isinstance(ended.outcome, Done):
-            trained = dataclasses.replace(ended.outcome.trained, adapter="experiments/smoke")
-            return Ended(segment.key, dataclasses.replace(ended.outcome, trained=trained))
-        return ended
+            return Ended(segment.key, self.failing.pop(segment.key))
+        ended: Ended = super().ended(segment, listener)
+        if not isinstance(ended.outcome, Done):
+            return ended
+        primary, loss = segment.job.experiment.evaluation.primary, ended.outcome.trained.metrics["tune/loss"]
+        scores = dataclasses.replace(ended.outcome.scores, metrics={primary: 2.0 - loss})
+        adapter = pathlib.Path(segment.job.folder) / "adapter"
+        adapter.mkdir(parents=True)
+        (adapter / "adapter_config.json").write_text("{}\n")
+        trained = dataclasses.replace(ended.outcome.trained, adapter=str(adapter))
+        return Ended(segment.key, dataclasses.replace(ended.outcome, scores=scores, trained=trained))
 
 
 @contextlib.contextmanager
-def coordinated(worker: Idle, **space: Any) -> Iterator[Coordinator]:
-    """A coordinator of the smoke sweep in the current project with this worker; `space` changes the search space."""
+def opened(worker: Worker, *, resume: Resume = Resume.NO, **space: Any) -> Iterator[Coordinator]:
+    """The smoke test's sweep in the current folder, with this worker and these fields of its space changed."""
     experiment = Experiment.from_yaml("experiments/smoke.yaml")
-    wanted = SearchSpace.from_yaml("search_spaces/smoke.yaml").model_copy(update=space)
-    parent, study = open_sweep(experiment, wanted, require_clean(experiment), resume=Resume.NO)
-    with Progress() as progress, Coordinator(experiment, wanted, study, parent, progress) as coordinator:
+    changed = SearchSpace.from_yaml("search_spaces/smoke.yaml").model_copy(update={**RANDOM, **space})
+    parent, study = open_sweep(experiment, changed, require_clean(experiment), resume=resume)
+    with Progress() as progress, Coordinator(experiment, changed, study, parent, progress) as coordinator:
         coordinator.crew.workers = [worker]
         yield coordinator

@@ -135,7 +135,10 @@ def plan(experiment: Experiment) -> tuple[Any, str]:
     "--trials", default=TRIALS, type=click.IntRange(min=1), help="Trials in all, grid and pruned ones included."
 )
 @click.option(
-    "--max-hours", default=0.0, type=click.FloatRange(min=0), help="Begin no trial after so long; 0: no limit."
+    "--max-hours",
+    default=0.0,
+    type=click.FloatRange(min=0),
+    help="Begin no trial after so long, counted anew by --resume; 0: no limit.",
 )
 @click.option("--target", default=0.0, type=click.FloatRange(min=0), help="Begin no trial once one has this tune loss.")
 @click.option(

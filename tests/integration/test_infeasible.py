@@ -3,18 +3,20 @@
 import dataclasses
 
 import pytest
-from tests.idle import Scripted, coordinated
+from tests.idle import Worker, opened
 
 from tunesmith.config.space import Confirm, Limits
 from tunesmith.errors import OutcomeError
 from tunesmith.sweep import confirmation
 from tunesmith.sweep.budget import Budget
-from tunesmith.sweep.protocol import Paused
+from tunesmith.sweep.protocol import Failed, Paused
 from tunesmith.sweep.search import Search
 from tunesmith.tracking import runs
 
+DIVERGED = Failed("loss nan at step 3; lower method.learning_rate", user_error=True)
 
-class Slow(Scripted):
+
+class Slow(Worker):
     """A worker that takes 100 s for a fifth of the first trial."""
 
     def ended(self, segment, listener):
@@ -33,7 +35,7 @@ def place(store, monkeypatch):
 @pytest.mark.parametrize("halving", ["as shipped", None])
 def test_a_trial_too_slow_for_the_limit_ends_early_and_is_not_confirmed(place, halving):
     changes = {} if halving else {"halving": None}
-    with coordinated(Slow(), limits=Limits(seconds=400), confirm=Confirm(top=3, seeds=1), **changes) as coordinator:
+    with opened(Slow(), limits=Limits(seconds=400), confirm=Confirm(top=3, seeds=1), **changes) as coordinator:
         Search(coordinator, Budget(3)).run()
         slow, *others = coordinator.study.trials()
         assert slow.user_attrs["infeasible"] == "would train for some 500 s; limits.seconds is 400"
@@ -43,8 +45,8 @@ def test_a_trial_too_slow_for_the_limit_ends_early_and_is_not_confirmed(place, h
 
 
 def test_one_that_fails_from_a_fresh_seed_cannot_win(place):
-    worker = Scripted(failing=["confirm-000-seed-2"])
-    with coordinated(worker, halving=None, confirm=Confirm(top=2, seeds=2)) as coordinator:
+    worker = Worker(failing={"confirm-000-seed-2": DIVERGED})
+    with opened(worker, halving=None, confirm=Confirm(top=2, seeds=2)) as coordinator:
         Search(coordinator, Budget(2)).run()
         (winner,) = confirmation.confirm(coordinator)
         assert winner.trial == 1
@@ -58,7 +60,9 @@ def test_one_that_fails_from_a_fresh_seed_cannot_win(place):
 
 
 def test_a_sweep_none_of_whose_trials_can_be_trained_again_says_so(place):
-    with coordinated(Scripted(failing=["confirm-000-seed-1"]), halving=None, confirm=Confirm(top=1, seeds=1)) as sweep:
+    with opened(
+        Worker(failing={"confirm-000-seed-1": DIVERGED}), halving=None, confirm=Confirm(top=1, seeds=1)
+    ) as sweep:
         Search(sweep, Budget(1)).run()
         with pytest.raises(OutcomeError, match="no trial could be trained again from fresh seeds"):
             confirmation.confirm(sweep)

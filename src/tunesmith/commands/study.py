@@ -67,7 +67,10 @@ def resume_command(experiment: str) -> tuple[Any, str]:
 @click.option("--warm", is_flag=True, help="With --clone: begin with that trial's weights, as last saved.")
 @json_option
 def add_command(experiment: str, assignments: tuple[str, ...], clone: int | None, warm: bool) -> tuple[Any, str]:
-    """Add a trial to those that are asked for; it comes after the grid, before the sampler's next one."""
+    """Add a trial to those that are asked for; it comes after the grid, before the sampler's next one.
+
+    It runs as long as the search goes on, also where --max-hours or --target lets no other trial begin.
+    """
     from tunesmith.sweep import status
 
     if warm and clone is None:

@@ -149,7 +149,7 @@ class Search:
         if standing is not None:
             return self._send(standing.number, standing.sent + 1)
         while may_ask:
-            trial = self.study.ask()
+            trial = self.study.ask(added=self._spent())
             if self._affordable(trial):
                 return self._segment(trial, 1)
             may_ask = self._may_ask()
@@ -167,13 +167,17 @@ class Search:
         return not reason
 
     def _may_ask(self) -> bool:
-        """Whether another trial may begin."""
+        """Whether another trial may begin; one that a person asked for may beyond time and target too."""
         if self.study.begun() >= self.budget.trials + self.study.added():
             return False
+        return bool(self.study.queued_by_people()) or not self._spent()
+
+    def _spent(self) -> bool:
+        """Whether the time is over or a tune loss suffices."""
         if self.budget.hours is not None and time.monotonic() - self.began > self.budget.hours * 3600:
-            return False
+            return True
         target = self.budget.target
-        return target is None or all(trial.value > target for trial in self.study.trials(TrialState.COMPLETE))
+        return target is not None and any(trial.value <= target for trial in self.study.trials(TrialState.COMPLETE))
 
     def _send(self, number: int, rung: int) -> Segment:
         self.study.send(number, rung)

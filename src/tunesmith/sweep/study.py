@@ -54,17 +54,31 @@ class SweepStudy:
         """How far each trial has got that is judged by the rungs."""
         return self.known.standings
 
-    def ask(self) -> FrozenTrial:
-        """The next trial, sent to its first rung: of the queue (grid points, earlier winners, added ones), else new."""
+    def ask(self, *, added: bool = False) -> FrozenTrial:
+        """The next trial, sent to its first rung: of the queue (grid points, earlier winners, added ones), else new.
+
+        With `added`, the next that a person has asked for; there must be one.
+        """
         distributions = proposals.distributions(self.space)
-        if not self.known.count(TrialState.WAITING):
+        queue = self.queued_by_people() if added else self.trials(TrialState.WAITING)
+        if not queue:
             params = proposals.propose(self.known.all, self.space, seed=self.seed + len(self.known.all))
             return self.known.create(params, distributions, sent=1, order=self.known.sendings + 1)
-        self.study.sampler = optuna.samplers.RandomSampler(seed=self.seed)  # never asked: every value is fixed
-        number = self.study.ask(distributions).number
-        self.known.read_again(number)
+        number = queue[0].number
+        self.known.storage.set_trial_state_values(queue[0]._trial_id, TrialState.RUNNING)
+        self._complete(number)
         self.send(number, 1)
         return self.known.all[number]
+
+    def _complete(self, number: int) -> None:
+        """Give a trial of the queue, all of whose values are fixed, those that it has not been given yet."""
+        self.study.sampler = optuna.samplers.RandomSampler(seed=self.seed)  # never asked
+        trial = self.known.read_again(number)
+        missing = {n: d for n, d in proposals.distributions(self.space).items() if n not in trial.params}
+        for name, bounds in missing.items():
+            Trial(self.study, trial._trial_id)._suggest(name, bounds)  # what Optuna's `ask` does with a queued trial
+        if missing:
+            self.known.read_again(number)
 
     def remember(self, number: int, **values: Any) -> None:
         """Set attributes of a running trial."""
@@ -101,6 +115,10 @@ class SweepStudy:
             self.study.enqueue_trial(winner.params, user_attrs={"source": f"winner of sweep {winner.run_id}"})
         self.known.take_in()
 
+    def queued_by_people(self) -> list[FrozenTrial]:
+        """Trials that people have asked for and that have not begun."""
+        return [trial for trial in self.trials(TrialState.WAITING) if trial.user_attrs.get("source") == "added"]
+
     def added(self) -> int:
         """How many trials people have asked for beside those of the budget."""
         return self.known.added
@@ -111,11 +129,7 @@ class SweepStudy:
         One that was cut off while it was asked for gets the rest of its parameters.
         """
         for trial in self.trials(TrialState.RUNNING):
-            missing = {n: d for n, d in proposals.distributions(self.space).items() if n not in trial.params}
-            for name, bounds in missing.items():
-                Trial(self.study, trial._trial_id)._suggest(name, bounds)  # what `ask` does with a queued trial
-            if missing:
-                self.known.read_again(trial.number)
+            self._complete(trial.number)
         running = {trial.number: trial for trial in self.trials(TrialState.RUNNING)}
         ended = {number for number, trial in running.items() if 100 in trial.intermediate_values}
         going = [standing for standing in self.standings if standing.number in running]
