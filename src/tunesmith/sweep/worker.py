@@ -39,7 +39,10 @@ class Stopped(Exception):
 
 @dataclass(frozen=True)
 class Seat:
-    """Where a worker sits: its number, its CUDA device if any, and its threads (all cores when None)."""
+    """Where a worker sits: its number, its threads (all cores when None), and its CUDA device if any.
+
+    The device is counted among those that the coordinator sees.
+    """
 
     number: int
     device: int | None
@@ -87,7 +90,7 @@ def serve(pipe: Connection, experiment: Experiment, seat: Seat, log: str, enviro
     os.environ.clear()
     os.environ.update(environment)
     if seat.device is not None:
-        os.environ["CUDA_VISIBLE_DEVICES"] = str(seat.device)
+        os.environ["CUDA_VISIBLE_DEVICES"] = visible_device(seat.device, environment.get("CUDA_VISIBLE_DEVICES"))
     if seat.threads is not None:
         os.environ["OMP_NUM_THREADS"] = str(seat.threads)
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
@@ -104,6 +107,14 @@ def serve(pipe: Connection, experiment: Experiment, seat: Seat, log: str, enviro
         line.send(bench.ready())
         while (order := pipe.recv()) is not None:
             _follow(bench, order, line)
+
+
+def visible_device(number: int, visible: str | None) -> str:
+    """The name of the device that CUDA counts as `number` where `CUDA_VISIBLE_DEVICES` is `visible`. Pure.
+
+    A list holds numbers, or UUIDs of GPUs or MIG parts; None says that all are seen.
+    """
+    return str(number) if visible is None else visible.split(",")[number].strip()
 
 
 def _load(experiment: Experiment, seat: Seat) -> "Workbench":
