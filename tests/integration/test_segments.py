@@ -8,43 +8,14 @@ import pytest
 import torch
 from tests.conftest import ROOT
 from tests.methods import experiment as experiment_of
+from tests.segments import FUSED, Ear, run, segment
 
 from tunesmith.config import Experiment, overrides
 from tunesmith.errors import DiskError
 from tunesmith.sweep import workbench
-from tunesmith.sweep.protocol import Done, Ended, Failed, Interrupted, Job, Paused, Segment, Sharing, StepMetrics, Train
+from tunesmith.sweep.protocol import Done, Failed, Interrupted, Paused, Sharing, StepMetrics, Train
 from tunesmith.sweep.segments import Relay, Segments
 from tunesmith.sweep.workbench import Workbench
-
-FUSED = Sharing(fuse=4096, most=4096, row_tokens=60)
-RUNGS = (0.25, 0.5, 1.0)
-
-
-class Ear:
-    """The coordinator's end: answers each end with the next segments given to it, stops after some steps."""
-
-    def __init__(self, *, stop_after=None, answers=()):
-        self.messages, self.stop_after, self.answers = [], stop_after, list(answers)
-
-    def send(self, message):
-        self.messages.append(message)
-
-    def stopping(self):
-        steps = [m for m in self.messages if isinstance(m, StepMetrics) and "train/loss" in m.values]
-        return self.stop_after is not None and len(steps) >= self.stop_after
-
-    def answer(self):
-        return self.answers.pop(0) if self.answers else ()
-
-    def ends(self):
-        return {m.key: m.outcome for m in self.messages if isinstance(m, Ended)}
-
-    def losses(self, key):
-        return {
-            m.step: m.values["train/loss"]
-            for m in self.messages
-            if isinstance(m, StepMetrics) and m.key == key and "train/loss" in m.values
-        }
 
 
 @pytest.fixture(scope="module")
@@ -56,18 +27,6 @@ def experiment():
 @pytest.fixture(scope="module")
 def bench(experiment):
     return Workbench(experiment)
-
-
-def segment(experiment, folder, key="a", *, until=1.0, start=None, **values):
-    changed = overrides.apply(experiment, {f"method.{name}": value for name, value in values.items()})
-    job = Job(changed, "trial", str(folder / key), fractions=RUNGS, loss_rows=4, slots=True)
-    return Segment(key, job, until, start=start)
-
-
-def run(bench, segments, ear=None, sharing=FUSED):
-    ear = ear or Ear()
-    Segments(bench, Train(tuple(segments), sharing), ear).run()
-    return ear
 
 
 @pytest.fixture(scope="module")
@@ -192,31 +151,6 @@ def test_preference_pairs_train_in_slots_as_through_trl(tmp_path):
         assert [step for step, _ in ours.curves[name]] == [step for step, _ in theirs.curves[name]]
         for (_, one), (_, other) in zip(ours.curves[name], theirs.curves[name], strict=True):
             assert one == pytest.approx(other, rel=1e-2, abs=1e-4)
-
-
-def test_what_the_engine_does_not_cover_pauses_too(bench, experiment, tmp_path):
-    """Through TRL, with dropout: its random numbers go on where they were."""
-    dropout = overrides.apply(experiment, {"adapter.dropout": 0.1})
-    straight = run(bench, [segment(dropout, tmp_path / "straight")])
-    assert straight.ends()["a"].trained.engine == "trl: adapter.dropout 0.1"
-    paused = run(bench, [segment(dropout, tmp_path / "paused", until=0.5)])
-    assert isinstance(paused.ends()["a"], Paused)
-    again = run(bench, [segment(dropout, tmp_path / "paused", until=0.5)])  # its end was not heard of
-    assert again.ends() == paused.ends()
-    assert again.losses("a") == {}
-    last = run(bench, [segment(dropout, tmp_path / "paused")])
-    assert min(last.losses("a")) == 7
-    assert paused.losses("a") | last.losses("a") == pytest.approx(straight.losses("a"), rel=1e-5)
-
-
-def test_what_the_engine_does_not_cover_stops_when_told_and_goes_on(bench, experiment, tmp_path):
-    dropout = overrides.apply(experiment, {"adapter.dropout": 0.1})
-    cut = run(bench, [segment(dropout, tmp_path)], Ear(stop_after=3))
-    assert isinstance(cut.messages[-1], Interrupted)
-    last = run(bench, [segment(dropout, tmp_path)])
-    assert isinstance(last.ends()["a"], Done)
-    assert len(cut.losses("a") | last.losses("a")) == 12
-    assert min(last.losses("a")) > 1
 
 
 def test_a_full_disk_ends_the_work_and_not_the_trial(bench, experiment, tmp_path):

@@ -36,9 +36,10 @@ from tunesmith.train.method import Method, method_of
 from tunesmith.train.recorder import Recorder, Reporter, TrainingData, Unheard
 from tunesmith.train.reference import Present, Reference
 from tunesmith.train.run import save_adapter, start_of, train_beside, trained_adapter
-from tunesmith.train.slots.calibrate import calibrate
-from tunesmith.train.slots.coverage import covers
+from tunesmith.train.slots.calibrate import calibrate, most_tokens
+from tunesmith.train.slots.coverage import covers, covers_model
 from tunesmith.train.slots.engine import DEFAULT_LIMITS, Engine
+from tunesmith.train.slots.network import Network
 
 LOSS = "tune/loss"
 MEMORY_SHARE = 0.25  # of what is free when a worker has loaded its base, for the activations of a pass
@@ -149,17 +150,21 @@ class Workbench:
         """How slots should share passes on this machine with this base; measured once per machine and base."""
         rows = self._tokens("train", experiment.data.train_rows)
         row_tokens = sum(len(row.input_ids) for row in rows) / len(rows)
-        if self.uncovered(experiment) is not None:
-            return Sharing(fuse=1, most=1, row_tokens=row_tokens)
+        memory = free_memory_mb(self.base.device) * MEMORY_SHARE
+        if self.uncovered(experiment) is not None:  # the engine still trains the trials that it covers, one by one
+            return Sharing(fuse=1, most=self._most_tokens(memory), row_tokens=row_tokens)
         place = f"{torch.cuda.get_device_name()}" if self.base.device.type == "cuda" else cpu_model()
         key = f"{place}, {self.threads} threads, {self.base.dtype}, torch {torch.__version__}, {self.model.sha256[:16]}"
-        memory = free_memory_mb(self.base.device) * MEMORY_SHARE
         found: dict[str, Any] = measured_once(
             "slots.json", key, lambda: asdict(calibrate(Engine(self.base), rows, memory_mb=memory))
         )
-        limits, ratios = found["limits"], {int(size): ratio for size, ratio in found["ratios"].items()}
-        most = min(limits["most"], DEFAULT_LIMITS.most)  # as in a training that nobody shares, so that bits agree
-        return Sharing(min(limits["fuse"], most), most, row_tokens, ratios)
+        ratios, most = {int(size): ratio for size, ratio in found["ratios"].items()}, self._most_tokens(memory)
+        return Sharing(min(found["limits"]["fuse"], most), most, row_tokens, ratios)
+
+    def _most_tokens(self, memory_mb: float) -> int:
+        """How many tokens a pass may have now, if the engine runs this base; else no trial asks."""
+        usual = DEFAULT_LIMITS.most  # as in a training that nobody shares, so that bits agree
+        return usual if covers_model(self.base) else min(usual, most_tokens(Network(self.base), memory_mb))
 
     def _score(self, model: PreTrainedModel, job: Job) -> Done:
         size = self.experiment.evaluation.batch_size

@@ -1,0 +1,71 @@
+"""Segments that the slots engine does not cover: they pause, are cut off and go on through TRL."""
+
+import pytest
+from tests.conftest import ROOT
+from tests.segments import Ear, run, segment
+
+from tunesmith.config import Experiment, overrides
+from tunesmith.sweep import workbench
+from tunesmith.sweep.protocol import Done, Interrupted, Paused
+from tunesmith.sweep.workbench import Workbench
+from tunesmith.train.slots.calibrate import most_tokens
+from tunesmith.train.slots.engine import DEFAULT_LIMITS
+from tunesmith.train.slots.network import Network
+
+
+@pytest.fixture(scope="module")
+def experiment():
+    smoke = Experiment.from_yaml(ROOT / "experiments/smoke.yaml")
+    return overrides.apply(smoke, {"data.train_rows": 24, "method.epochs": 2})
+
+
+@pytest.fixture(scope="module")
+def dropout(experiment):
+    return overrides.apply(experiment, {"adapter.dropout": 0.1})
+
+
+@pytest.fixture(scope="module")
+def bench(experiment):
+    return Workbench(experiment)
+
+
+def test_what_the_engine_does_not_cover_pauses_too(bench, dropout, tmp_path):
+    """Through TRL, with dropout: its random numbers go on where they were."""
+    straight = run(bench, [segment(dropout, tmp_path / "straight")])
+    assert straight.ends()["a"].trained.engine == "trl: adapter.dropout 0.1"
+    paused = run(bench, [segment(dropout, tmp_path / "paused", until=0.5)])
+    assert isinstance(paused.ends()["a"], Paused)
+    again = run(bench, [segment(dropout, tmp_path / "paused", until=0.5)])  # its end was not heard of
+    assert again.ends() == paused.ends()
+    assert again.losses("a") == {}
+    last = run(bench, [segment(dropout, tmp_path / "paused")])
+    assert min(last.losses("a")) == 7
+    assert paused.losses("a") | last.losses("a") == pytest.approx(straight.losses("a"), rel=1e-5)
+
+
+def test_what_the_engine_does_not_cover_stops_when_told_and_goes_on(bench, dropout, tmp_path):
+    cut = run(bench, [segment(dropout, tmp_path)], Ear(stop_after=3))
+    assert isinstance(cut.messages[-1], Interrupted)
+    last = run(bench, [segment(dropout, tmp_path)])
+    assert isinstance(last.ends()["a"], Done)
+    assert len(cut.losses("a") | last.losses("a")) == 12
+    assert min(last.losses("a")) > 1
+
+
+def test_trials_that_the_engine_covers_fill_passes_though_the_experiment_itself_is_not_covered(bench, dropout):
+    sharing = bench.calibrate(dropout)
+    assert (sharing.fuse, sharing.most, sharing.seats(1)) == (1, DEFAULT_LIMITS.most, 1)
+
+
+def test_limits_that_were_measured_with_more_memory_are_bounded_by_what_is_free_now(
+    bench, experiment, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("TUNESMITH_CACHE", str(tmp_path))
+    measured = bench.calibrate(experiment)
+    assert measured.most == DEFAULT_LIMITS.most
+    monkeypatch.setattr(workbench, "calibrate", None)  # measured once
+    monkeypatch.setattr(workbench, "free_memory_mb", lambda device: 4.0)
+    bounded = bench.calibrate(experiment)
+    assert bounded.most == most_tokens(Network(bench.base), 1.0) < measured.most
+    assert bounded.fuse <= bounded.most
+    assert bounded.ratios == measured.ratios
