@@ -58,6 +58,7 @@ class Progress:
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
         times = (TimeElapsedColumn(), TimeRemainingColumn(), TextColumn("{task.fields[loss]}"))
         self.bars = Bars(*columns, *times, console=self.console, transient=True)
+        self.noted: set[str] = set()
 
     def __enter__(self) -> "Progress":
         self.bars.start()
@@ -71,6 +72,12 @@ class Progress:
     def note(self, text: str) -> None:
         """Print a line that stays."""
         self.console.print(text, markup=False)
+
+    def note_once(self, text: str, *, about: str) -> None:
+        """Print a line that stays, unless there was one about the same."""
+        if about not in self.noted:
+            self.noted.add(about)
+            self.note(text)
 
     def table(self, title: str, heads: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
         """Show a table above the bars, in place of the one before; seen on a terminal only."""

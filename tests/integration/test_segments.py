@@ -14,7 +14,8 @@ from tunesmith.config import Experiment, overrides
 from tunesmith.errors import DiskError
 from tunesmith.sweep import workbench
 from tunesmith.sweep.protocol import Done, Failed, Interrupted, Paused, Sharing, StepMetrics, Train
-from tunesmith.sweep.segments import Relay, Segments
+from tunesmith.sweep.relay import Relay
+from tunesmith.sweep.segments import Segments
 from tunesmith.sweep.workbench import Workbench
 
 

@@ -6,7 +6,7 @@ from tests.segments import Ear, run, segment
 
 from tunesmith.config import Experiment, overrides
 from tunesmith.sweep import workbench
-from tunesmith.sweep.protocol import Done, Interrupted, Paused
+from tunesmith.sweep.protocol import Done, Interrupted, Paused, Routed, Warned
 from tunesmith.sweep.workbench import Workbench
 from tunesmith.train.slots.calibrate import most_tokens
 from tunesmith.train.slots.engine import DEFAULT_LIMITS
@@ -50,6 +50,22 @@ def test_what_the_engine_does_not_cover_stops_when_told_and_goes_on(bench, dropo
     assert isinstance(last.ends()["a"], Done)
     assert len(cut.losses("a") | last.losses("a")) == 12
     assert min(last.losses("a")) > 1
+
+
+def test_a_damaged_checkpoint_is_named_to_the_coordinator(bench, experiment, dropout, tmp_path):
+    both = {"slots": experiment, "trl": dropout}
+    run(bench, [segment(changed, tmp_path, key, until=0.25, epochs=1) for key, changed in both.items()])
+    for key in both:
+        (weights,) = (tmp_path / key / "checkpoints").glob("step-*/*.safetensors")
+        weights.write_bytes(weights.read_bytes()[:-1])
+    ear = run(bench, [segment(changed, tmp_path, key, until=0.25, epochs=1) for key, changed in both.items()])
+    named = {warned.key: warned.text for warned in ear.of(Warned)}
+    assert all("was changed since the folder was written; the checkpoint was set aside as" in t for t in named.values())
+    assert set(named) == set(both)
+    assert {routed.key: (routed.engine, routed.reason) for routed in ear.of(Routed)} == {
+        "slots": ("slots", None),
+        "trl": ("trl", "adapter.dropout 0.1"),
+    }
 
 
 def test_trials_that_the_engine_covers_fill_passes_though_the_experiment_itself_is_not_covered(bench, dropout):

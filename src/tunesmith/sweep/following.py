@@ -8,7 +8,7 @@ from typing import Any
 from tunesmith.pages import curves
 from tunesmith.progress import Bar, Progress
 from tunesmith.records import Scores, TrainedRun
-from tunesmith.sweep.protocol import Begun, News, Rung, StepMetrics
+from tunesmith.sweep.protocol import Begun, News, Routed, Rung, StepMetrics, Warned
 from tunesmith.tracking.runs import Run
 from tunesmith.train.curves import overfitting_step
 
@@ -60,6 +60,17 @@ class Follower:
             followed.bar.step(news.values, news.step)
         elif isinstance(news, Rung):
             followed.run.metrics({"tune/progress": news.fraction}, step=news.step)
+        elif isinstance(news, Routed):
+            self._routed(news, followed.run)
+        elif isinstance(news, Warned):
+            self.progress.note(f"  {news.key}: {news.text}")
+
+    def _routed(self, news: Routed, run: Run) -> None:
+        """Tag the run with its engine; of each reason against the slots engine, the first training is told."""
+        run.tags({"engine": news.engine if news.reason is None else f"{news.engine}: {news.reason}"})
+        if news.reason is not None:
+            text = f"  {news.key}: goes through {news.engine} instead of the slots engine: {news.reason}"
+            self.progress.note_once(text, about=news.reason)
 
     def on_beat(self) -> None:
         """Write what has waited long enough; while a model is scored, no step comes to do so."""

@@ -128,6 +128,23 @@ class Begun:
 
 
 @dataclass(frozen=True)
+class Routed:
+    """The library that trains a segment, and why that is not the slots engine; no reason if it is."""
+
+    key: str
+    engine: str
+    reason: str | None = None
+
+
+@dataclass(frozen=True)
+class Warned:
+    """Something a person should know that stops nothing, in one line."""
+
+    key: str
+    text: str
+
+
+@dataclass(frozen=True)
 class StepMetrics:
     """Metrics of an optimiser step."""
 
@@ -216,6 +233,6 @@ class Interrupted:
 
 Order = Job | Calibrate | Train | Join | Stop | None
 """What a worker is told; None ends it."""
-News = Begun | StepMetrics | Rung
+News = Begun | Routed | Warned | StepMetrics | Rung
 """How a training goes."""
 Message = Ready | Beat | News | Ended | Done | Failed | Sharing | Interrupted

@@ -6,25 +6,22 @@ import pathlib
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from tunesmith import manifest
 from tunesmith.errors import DiskError, TrainingError, TunesmithError
 from tunesmith.models.device import ran_out_of_memory
 from tunesmith.sweep.protocol import (
-    Begun,
     Ended,
     Failed,
     Interrupted,
-    Message,
     Outcome,
     Paused,
-    Rung,
     Segment,
     Spent,
-    StepMetrics,
     Train,
 )
+from tunesmith.sweep.relay import Channel, Relay
 from tunesmith.train.checkpoint import room_for
 from tunesmith.train.recorder import Recorder
 from tunesmith.train.run import out_of_memory_explained, start_of
@@ -40,38 +37,6 @@ if TYPE_CHECKING:
 CHECKPOINT_SECONDS = 20.0
 """Work that a kill can cost, at most; a checkpoint takes some 0.15 s."""
 CUTS, CHECKPOINTS = "cut-{seat}.json", "checkpoints"
-
-
-class Channel(Protocol):
-    """The way to the coordinator."""
-
-    def send(self, message: Message) -> None:
-        """Send a message."""
-
-    def stopping(self) -> bool:
-        """Whether the coordinator wants the work to end after this step."""
-
-    def answer(self) -> tuple[Segment, ...]:
-        """Wait for the answer to an `Ended`."""
-
-
-class Relay:
-    """Sends the progress of one training to the coordinator."""
-
-    def __init__(self, channel: Channel, key: str) -> None:
-        self.channel, self.key = channel, key
-
-    def begin(self, steps: int, *, step: int = 0) -> None:
-        """A training begins or goes on."""
-        self.channel.send(Begun(self.key, steps, step))
-
-    def metrics(self, values: dict[str, float], *, step: int) -> None:
-        """An optimiser step is done."""
-        self.channel.send(StepMetrics(self.key, values, step))
-
-    def rung(self, fraction: float, *, step: int, tune_loss: float) -> None:
-        """A share of the training is done."""
-        self.channel.send(Rung(self.key, fraction, step, tune_loss))
 
 
 @dataclass(frozen=True)
@@ -129,10 +94,14 @@ class Segments:
 
     def _seat(self, segment: Segment) -> Seat:
         self.engine = self.engine or Engine(self.bench.base, self.limits)
-        recorder, folder = self._recorder(segment), checkpoints_of(segment)
+        relay, folder = Relay(self.channel, segment.key), checkpoints_of(segment)
+        relay.route("slots")
+        recorder = self._recorder(segment, relay)
         cut = last_cut(folder.parent.parent, segment.key)
         experiment = segment.job.experiment
-        training = SlotTraining(self.engine, segment.key, experiment, recorder, folder=folder, at_most=cut)
+        training = SlotTraining(
+            self.engine, segment.key, experiment, recorder, folder=folder, at_most=cut, warn=relay.warn
+        )
         if segment.start and not training.step:
             try:
                 training.begin_with(pathlib.Path(segment.start) / CHECKPOINTS)
@@ -141,9 +110,9 @@ class Segments:
                 raise
         return Seat(segment, training, _last_step(recorder, segment))
 
-    def _recorder(self, segment: Segment) -> Recorder:
+    def _recorder(self, segment: Segment, relay: Relay) -> Recorder:
         data = self.bench.training_data(segment.job)
-        return Recorder(data, fractions=segment.job.fractions, reporter=Relay(self.channel, segment.key))
+        return Recorder(data, fractions=segment.job.fractions, reporter=relay)
 
     def _advance(self) -> None:
         """One optimiser step of every seat that has not reached its end, then the ends."""
@@ -229,11 +198,14 @@ class Segments:
 
     def _by_trl(self, segment: Segment) -> Outcome | None:
         """Train a segment that the engine does not cover; None if the coordinator stopped it."""
-        recorder = self._recorder(segment)
+        relay = Relay(self.channel, segment.key)
+        recorder = self._recorder(segment, relay)
         experiment = segment.job.experiment
         base = start_of(self.bench.base, experiment)
-        training = TrlTraining(base, self.bench.tokenizer, experiment, recorder, checkpoints_of(segment))
-        recorder.engine = f"{training.method.engine}: {self.bench.uncovered(experiment)}"
+        folder, reason = checkpoints_of(segment), self.bench.uncovered(experiment)
+        training = TrlTraining(base, self.bench.tokenizer, experiment, recorder, folder, warn=relay.warn)
+        recorder.engine = f"{training.method.engine}: {reason}"
+        relay.route(training.method.engine, reason)
         last = _last_step(recorder, segment)
         if training.step >= last:
             return paused(recorder, training.step)

@@ -24,6 +24,9 @@ DAMAGED = ".damaged"
 
 T = TypeVar("T")
 
+Warn = Callable[[str], object]
+"""Who is told of a damaged checkpoint, in one line."""
+
 
 @dataclass(frozen=True)
 class Checkpoint:
@@ -82,15 +85,21 @@ def read(folder: pathlib.Path) -> Checkpoint:
     return Checkpoint(int(record.pop("step")), tensors, record)
 
 
-def newest(folder: pathlib.Path, *, at_most: int | None = None) -> Checkpoint | None:
+def newest(folder: pathlib.Path, *, at_most: int | None = None, warn: Warn = warnings.warn) -> Checkpoint | None:
     """The newest sound checkpoint in `folder`, of step `at_most` or before; None if there is none.
 
     A damaged one is renamed to `….damaged`, named in a warning, and the one before it is tried.
     """
-    return newest_by(read, folder, at_most=at_most)
+    return newest_by(read, folder, at_most=at_most, warn=warn)
 
 
-def newest_by(read: Callable[[pathlib.Path], T], folder: pathlib.Path, *, at_most: int | None = None) -> T | None:
+def newest_by(
+    read: Callable[[pathlib.Path], T],
+    folder: pathlib.Path,
+    *,
+    at_most: int | None = None,
+    warn: Warn = warnings.warn,
+) -> T | None:
     """Like `newest`, for checkpoints that `read` reads; it raises `ManifestError` for a damaged one."""
     for candidate in _folders(folder):
         if at_most is not None and _step(candidate) > at_most:
@@ -99,7 +108,7 @@ def newest_by(read: Callable[[pathlib.Path], T], folder: pathlib.Path, *, at_mos
             return read(candidate)
         except (manifest.ManifestError, TrainingError) as error:
             aside = _quarantine(candidate)
-            warnings.warn(f"{error}; the checkpoint was set aside as {aside.name}", stacklevel=2)
+            warn(f"{error}; the checkpoint was set aside as {aside.name}")
     return None
 
 

@@ -35,11 +35,13 @@ class TrlTraining:
         experiment: Experiment,
         recorder: Recorder,
         folder: pathlib.Path,
+        *,
+        warn: checkpoints.Warn = warnings.warn,
     ) -> None:
         self.base, self.tokenizer, self.experiment, self.recorder = base, tokenizer, experiment, recorder
         self.folder, self.team = folder, team()
         self.method = method_of(experiment, architecture_of(base.config))
-        self.found = checkpoints.newest_by(_read, folder) if folder.is_dir() else None
+        self.found = checkpoints.newest_by(_read, folder, warn=warn) if folder.is_dir() else None
         if self.found:
             recorder.restore(json.loads((self.found / RECORD).read_text(encoding="utf-8")))
         self.step = recorder.curves["train/loss"][-1][0] if self.found else 0

@@ -2,6 +2,7 @@
 
 import contextlib
 import pathlib
+import warnings
 from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import TypeVar
@@ -37,9 +38,10 @@ class SlotTraining:
         *,
         folder: pathlib.Path | None = None,
         at_most: int | None = None,
+        warn: checkpoints.Warn = warnings.warn,
     ) -> None:
         self.engine, self.key, self.recorder, self.folder = engine, key, recorder, folder
-        found = checkpoints.newest(folder, at_most=at_most) if folder and folder.is_dir() else None
+        found = checkpoints.newest(folder, at_most=at_most, warn=warn) if folder and folder.is_dir() else None
         plan = Plan.of(experiment, recorder.data)
         plan.objective.prepare(recorder.data, partial(engine.ask, plan), dtype=engine.network.dtype)
         self.slot = engine.join(key, plan, found)
