@@ -1,13 +1,16 @@
 """Segments that the slots engine does not cover: they pause, are cut off and go on through TRL."""
 
+import math
+
 import pytest
 from tests.conftest import ROOT
 from tests.segments import Ear, run, segment
 
 from tunesmith.config import Experiment, overrides
-from tunesmith.sweep import workbench
+from tunesmith.sweep import segments, workbench
 from tunesmith.sweep.protocol import Done, Interrupted, Paused, Routed, Warned
 from tunesmith.sweep.workbench import Workbench
+from tunesmith.train import trl
 from tunesmith.train.slots.calibrate import most_tokens
 from tunesmith.train.slots.engine import DEFAULT_LIMITS
 from tunesmith.train.slots.network import Network
@@ -50,6 +53,54 @@ def test_what_the_engine_does_not_cover_stops_when_told_and_goes_on(bench, dropo
     assert isinstance(last.ends()["a"], Done)
     assert len(cut.losses("a") | last.losses("a")) == 12
     assert min(last.losses("a")) > 1
+
+
+class Cut(Ear):
+    """A coordinator whose worker is killed during a step."""
+
+    def __init__(self, step):
+        super().__init__()
+        self.step = step
+
+    def stopping(self):
+        if len(self.losses("a")) == self.step:
+            raise KeyboardInterrupt
+        return False
+
+
+def test_a_training_that_is_killed_between_rungs_goes_on_from_where_it_was_last_saved(
+    bench, dropout, tmp_path, monkeypatch
+):
+    straight = run(bench, [segment(dropout, tmp_path / "straight")])
+    monkeypatch.setattr(segments, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(trl, "MOST_SAVING", math.inf)
+    cut = Cut(5)
+    with pytest.raises(KeyboardInterrupt):
+        run(bench, [segment(dropout, tmp_path / "cut")], cut)
+    kept = sorted(path.name for path in (tmp_path / "cut" / "a" / "checkpoints").iterdir())
+    assert kept == ["step-000004", "step-000005"]
+    last = run(bench, [segment(dropout, tmp_path / "cut")])
+    assert min(last.losses("a")) == 6
+    assert cut.losses("a") | last.losses("a") == straight.losses("a")
+    ours, theirs = (ear.ends()["a"].trained for ear in (last, straight))
+    assert ours.adapter_sha256 == theirs.adapter_sha256
+    assert ours.curves == theirs.curves
+    assert ours.metrics["train/tokens"] == theirs.metrics["train/tokens"]
+
+
+def test_saving_that_takes_long_is_done_less_often(monkeypatch):
+    clock, kept = [0.0], []
+    monkeypatch.setattr(trl.time, "monotonic", lambda: clock[0])
+    saving = trl.Saving(kept.append, 20.0)
+    due = []
+    for second in range(1, 200):
+        clock[0] += 1.0
+        if saving.due():
+            due.append(second)
+            saving.begin()
+            clock[0] += 4.0 if len(due) == 1 else 0.1
+            saving.end(second)
+    assert due == kept == [20, 100, 120, 140, 160, 180]
 
 
 def test_a_damaged_checkpoint_is_named_to_the_coordinator(bench, experiment, dropout, tmp_path):

@@ -214,7 +214,7 @@ class Segments:
             return step >= last or self.channel.stopping()
 
         try:
-            with self._enough_memory(segment), training.run(stop) as model:
+            with self._enough_memory(segment), training.run(stop, save_seconds=CHECKPOINT_SECONDS) as model:
                 reached = recorder.curves["train/loss"][-1][0]
                 if reached == max(recorder.marks):
                     return self.bench.finish(model, segment.job, recorder)

@@ -2,8 +2,10 @@
 
 import contextlib
 import json
+import math
 import pathlib
 import shutil
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -23,6 +25,7 @@ from tunesmith.train.sharding import gathered, set_aside, whole_state
 from tunesmith.train.team import check_size, part, team
 
 RECORD = "recorder.json"
+MOST_SAVING = 0.05
 
 
 class TrlTraining:
@@ -48,15 +51,18 @@ class TrlTraining:
         recorder.begin(steps_of(self.method, experiment, len(recorder.data.train)), step=self.step)
 
     @contextlib.contextmanager
-    def run(self, stop: Callable[[int], bool] = lambda _: False) -> Iterator[PreTrainedModel]:
+    def run(
+        self, stop: Callable[[int], bool] = lambda _: False, *, save_seconds: float = math.inf
+    ) -> Iterator[PreTrainedModel]:
         """Train until the end or until `stop`, asked after each step, says so; the block has the adapter attached.
 
-        Stopped before its end, the training is saved below the folder.
+        Stopped before its end, the training is saved below the folder; so it is about every `save_seconds`.
         """
         sharded = self.team.parallel == "fsdp"
         model = self._begin(set_aside(self.base, self.team) if sharded else self.base)
         try:
-            watch = Watch(self.recorder, stop, self.experiment, self.method)
+            saving = Saving(self._keep, save_seconds)
+            watch = Watch(self.recorder, stop, self.experiment, self.method, saving)
             with _quiet():
                 trainer = self.method.build_trainer(
                     self.experiment,
@@ -69,13 +75,12 @@ class TrlTraining:
                 check_size(trainer.accelerator.num_processes, self.team.size)
                 trainer.remove_callback(PrinterCallback)
                 prepare(trainer, self.experiment)
+                trainer._total_train_tokens = self.recorder.tokens  # TRL counts anew when it goes on
                 trainer.train(resume_from_checkpoint=str(self.found) if self.found else None)
                 model = self._whole(model, trainer) if sharded else model
                 part(self.team)
             step = trainer.state.global_step
-            if watch.paused:
-                self._keep(self.folder / "trl" / f"checkpoint-{step}")
-            else:
+            if not watch.paused:
                 if step < trainer.state.max_steps:  # the method ended it early
                     reasons = [getattr(callback, "reason", "") for callback in trainer.callback_handler.callbacks]
                     self.recorder.stopped = next(filter(None, reasons), "")
@@ -102,14 +107,14 @@ class TrlTraining:
         whole.load_state_dict(state)
         return whole
 
-    def _keep(self, written: pathlib.Path) -> None:
+    def _keep(self, step: int) -> None:
         """Turn what the trainer wrote into a checkpoint that is whole or absent."""
-        step = int(written.name.rpartition("-")[2])
-        target = checkpoints.folder_of(self.folder, step)
+        written, target = self.folder / "trl", checkpoints.folder_of(self.folder, step)
         with checkpoints.room_for(target), manifest.writing(target) as aside:
-            shutil.copytree(written, aside, dirs_exist_ok=True)
+            for path in (written / f"checkpoint-{step}").iterdir():
+                path.rename(aside / path.name)
             (aside / RECORD).write_text(json.dumps(self.recorder.state()) + "\n", encoding="utf-8")
-        shutil.rmtree(written)
+        shutil.rmtree(written)  # and what a kill has left there
         checkpoints.keep_newest(self.folder)
 
 
@@ -127,22 +132,57 @@ def _quiet() -> Iterator[None]:
         yield
 
 
+class Saving:
+    """When a training is saved while it goes on: every so many seconds, or less often where that takes long.
+
+    A checkpoint of a whole model may take a minute; all of them together take about `MOST_SAVING` of the time.
+    """
+
+    def __init__(self, keep: Callable[[int], None], seconds: float) -> None:
+        self.keep, self.seconds = keep, seconds
+        self.wait, self.saved, self.asked = seconds, time.monotonic(), 0.0
+
+    def due(self) -> bool:
+        """Whether it is time to save again."""
+        return time.monotonic() - self.saved >= self.wait
+
+    def begin(self) -> None:
+        """The trainer is about to write a checkpoint."""
+        self.asked = time.monotonic()
+
+    def end(self, step: int) -> None:
+        """The trainer has written it."""
+        self.keep(step)
+        self.saved = time.monotonic()
+        self.wait = max(self.seconds, (self.saved - self.asked) / MOST_SAVING)
+
+
 class Watch(TrainerCallback):
     """Follows a trainer for a recorder: its steps, and the objective on tune rows at the recorder's marks."""
 
-    def __init__(self, recorder: Recorder, stop: Callable[[int], bool], experiment: Experiment, method: Method) -> None:
+    def __init__(
+        self,
+        recorder: Recorder,
+        stop: Callable[[int], bool],
+        experiment: Experiment,
+        method: Method,
+        saving: Saving,
+    ) -> None:
         self.recorder, self.stop, self.experiment, self.method = recorder, stop, experiment, method
-        self.paused = False
+        self.saving, self.paused = saving, False
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Start the clock of a step."""
         self.recorder.start_clock()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Stop the clock of a step; end the training here if that is asked for."""
+        """Stop the clock of a step; save the training, or end it here, if that is due or asked for."""
         self.recorder.stop_clock()
-        if state.global_step < state.max_steps and self.stop(state.global_step):
-            self.paused = control.should_save = control.should_training_stop = True
+        if state.global_step == state.max_steps:
+            return
+        if self.stop(state.global_step):
+            self.paused = control.should_training_stop = True
+        control.should_save = self.paused or self.saving.due()
 
     def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Report a step, and measure on tune rows where a mark stands (after its train loss is known)."""
@@ -155,6 +195,12 @@ class Watch(TrainerCallback):
         self.recorder.step(values, step=state.global_step)
         if state.global_step in self.recorder.marks:
             self.measure(kwargs["model"], state.global_step)
+        self.saving.begin()  # what is due is written after the log
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Keep what the trainer wrote, but not of a training that the method has ended at this step."""
+        if self.paused or not control.should_training_stop:
+            self.saving.end(state.global_step)
 
     def measure(self, model: PreTrainedModel, step: int) -> None:
         """Measure the objective on tune rows; process 0 does, but shards of a model only work together."""
