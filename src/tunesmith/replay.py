@@ -14,6 +14,7 @@ from tunesmith.data.dataset import load_dataset
 from tunesmith.errors import ConfigError, DataError, ModelError, OutcomeError
 from tunesmith.models.references import resolve
 from tunesmith.progress import Bar, Progress
+from tunesmith.records import TrainedRun
 from tunesmith.sweep.protocol import Job
 from tunesmith.tracking import runs, store
 from tunesmith.tracking.runs import Run
@@ -31,7 +32,9 @@ class Replay:
 
     `outcome` is `identical` (the adapters' bits are equal), `close` (the losses of all steps agree within
     rounding) or `different`; `step` is the first step whose loss differs at all, with both losses;
-    `surroundings` are recorded conditions that differ here and may explain it.
+    `weights_step` is the first of the steps with fingerprints (every tenth and the last) after which the weights
+    differ, None where they never do or were not recorded; `surroundings` are recorded conditions that differ here
+    and may explain it.
     """
 
     run_id: str
@@ -40,6 +43,7 @@ class Replay:
     recorded_sha256: str
     step: int | None
     losses: tuple[float, float] | None
+    weights_step: int | None
     surroundings: tuple[str, ...]
 
 
@@ -54,9 +58,9 @@ def replay(run_id: str, progress: Progress) -> Replay:
     own = runs.adopt_or_create(experiment.name, f"replay of {run_id}", kind="replay")
     with runs.recording(own), tempfile.TemporaryDirectory(dir=store.state_folder()) as folder:
         own.tags({"replays": run_id, **runs.provenance()})
-        losses, sha256 = train(experiment, progress, folder, slots=run.tag("engine") == "slots")
-        found = compare(run, losses, sha256, surroundings, close=tolerance(experiment))
-        own.tags({"outcome": found.outcome, "adapter_sha256": sha256})
+        losses, trained = train(experiment, progress, folder, slots=run.tag("engine") == "slots")
+        found = compare(run, losses, trained, surroundings, close=tolerance(experiment))
+        own.tags({"outcome": found.outcome, "adapter_sha256": found.adapter_sha256})
         own.metrics({"replay/step": float(found.step or 0)})
     return found
 
@@ -105,8 +109,10 @@ def differences(run: Run) -> tuple[str, ...]:
     return tuple(found)
 
 
-def train(experiment: Experiment, progress: Progress, folder: str, *, slots: bool) -> tuple[dict[int, float], str]:
-    """Train as the run was, by the engine that did it then; returns each step's loss and the adapter's SHA-256."""
+def train(
+    experiment: Experiment, progress: Progress, folder: str, *, slots: bool
+) -> tuple[dict[int, float], TrainedRun]:
+    """Train as the run was, by the engine that did it then; returns each step's loss and the training's record."""
     from tunesmith.sweep.workbench import Workbench
 
     bench = Workbench(experiment)
@@ -115,7 +121,7 @@ def train(experiment: Experiment, progress: Progress, folder: str, *, slots: boo
         recorder = LossRecorder(bar)
         done = bench.execute(job, recorder)
     assert done.trained is not None  # noqa: S101 - a training job was asked for
-    return recorder.losses, done.trained.adapter_sha256
+    return recorder.losses, done.trained
 
 
 class LossRecorder:
@@ -146,16 +152,32 @@ def tolerance(experiment: Experiment) -> float:
     return CLOSE_IN_BFLOAT16 if place(experiment.model).dtype.itemsize == 2 else CLOSE
 
 
-def compare(run: Run, losses: Mapping[int, float], sha256: str, surroundings: Sequence[str], *, close: float) -> Replay:
-    """Hold a replay's losses and adapter against a run's record."""
+def compare(
+    run: Run, losses: Mapping[int, float], trained: TrainedRun, surroundings: Sequence[str], *, close: float
+) -> Replay:
+    """Hold a replay's losses, fingerprints and adapter against a run's record."""
     points: list[Any] = store.client().get_metric_history(run.id, LOSS)
     recorded = {point.step: point.value for point in points}
-    known = run.tag("adapter_sha256")
+    known, sha256 = run.tag("adapter_sha256"), trained.adapter_sha256
     if not recorded:
         raise OutcomeError(f"{run.id}: logged no {LOSS}; it cannot be compared")
     outcome, step = judge(recorded, losses, same_bits=sha256 == known, close=close)
     pair = (recorded.get(step, math.nan), losses.get(step, math.nan)) if step is not None else None
-    return Replay(run.id, outcome, sha256, known, step, pair, tuple(surroundings))
+    weights = first_other(fingerprints(run), trained.fingerprints)
+    return Replay(run.id, outcome, sha256, known, step, pair, weights, tuple(surroundings))
+
+
+def fingerprints(run: Run) -> dict[int, str]:
+    """The SHA-256s of its weights that a run logged, by step; none where it logged none."""
+    try:
+        return {int(step): sha256 for step, sha256 in run.read_json("fingerprints.json").items()}
+    except (MlflowException, OSError):
+        return {}
+
+
+def first_other(recorded: Mapping[int, str], found: Mapping[int, str]) -> int | None:
+    """The first step of both after which the weights are not the same. Pure."""
+    return next((step for step in sorted({*recorded} & {*found}) if recorded[step] != found[step]), None)
 
 
 def judge(

@@ -177,6 +177,8 @@ def replay_text(replay: "Replay") -> str:
     if replay.step is not None and replay.losses is not None:
         recorded, now = replay.losses
         lines.append(f"train/loss differs first at step {replay.step}: {recorded:.9g} then, {now:.9g} now")
+    if replay.weights_step is not None:
+        lines.append(f"the weights differ first after step {replay.weights_step} (of every tenth and the last)")
     lines.append(f"adapter {replay.recorded_sha256[:12]} then, {replay.adapter_sha256[:12]} now")
     return "\n".join([*lines, *(f"! {line}" for line in replay.surroundings)])
 

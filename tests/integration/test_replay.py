@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from tunesmith.replay import CLOSE, CLOSE_IN_BFLOAT16, judge
+from tunesmith.replay import CLOSE, CLOSE_IN_BFLOAT16, first_other, judge
 from tunesmith.tracking import store as tracking_store
 
 
@@ -26,8 +26,11 @@ def test_a_replay_is_identical_until_the_record_or_the_data_change(store, invoke
     assert found["outcome"] == "identical"
     assert found["adapter_sha256"] == found["recorded_sha256"] != ""
     assert found["step"] is None
+    assert found["weights_step"] is None
 
     client = tracking_store.client()
+    logged = json.loads(pathlib.Path(client.download_artifacts(recorded, "fingerprints.json")).read_text())
+    assert logged
     tree = json.loads(pathlib.Path(client.download_artifacts(recorded, "experiment.json")).read_text())
     tree["method"]["learning_rate"] *= 1.5
     client.log_text(recorded, json.dumps(tree), "experiment.json")
@@ -36,6 +39,7 @@ def test_a_replay_is_identical_until_the_record_or_the_data_change(store, invoke
     assert "error: " in done.stderr
     step = re.search(r"the replay differs from step (\d) on", done.stderr).group(1)
     assert f"train/loss differs first at step {step}: " in done.stdout
+    assert f"the weights differ first after step {min(map(int, logged))} (of every tenth" in done.stdout
 
     rows = store / "experiments/smoke/conversations.jsonl"
     rows.write_text(rows.read_text().replace("hot", "warm", 1))
@@ -62,6 +66,19 @@ def test_runs_that_cannot_be_replayed_are_told(store, invoke):
     done = invoke("replay", "0" * 32)
     assert done.exit_code == 2
     assert "no such run" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("recorded", "found", "step"),
+    [
+        ({10: "a", 20: "b"}, {10: "a", 20: "b"}, None),
+        ({10: "a", 20: "b", 24: "c"}, {10: "a", 20: "x", 24: "y"}, 20),
+        ({10: "a", 12: "b"}, {10: "a", 20: "c"}, None),
+        ({}, {10: "a"}, None),
+    ],
+)
+def test_the_first_fingerprint_that_differs_is_named(recorded, found, step):
+    assert first_other(recorded, found) == step
 
 
 CURVE = {1: 3.0, 2: 2.5, 3: 2.0}

@@ -85,6 +85,8 @@ def test_a_training_that_is_killed_between_rungs_goes_on_from_where_it_was_last_
     ours, theirs = (ear.ends()["a"].trained for ear in (last, straight))
     assert ours.adapter_sha256 == theirs.adapter_sha256
     assert ours.curves == theirs.curves
+    assert ours.fingerprints == theirs.fingerprints
+    assert list(ours.fingerprints) == [10, 12]
     assert ours.metrics["train/tokens"] == theirs.metrics["train/tokens"]
 
 

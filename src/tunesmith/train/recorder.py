@@ -1,10 +1,11 @@
 """What is written down of a training, whichever engine does it."""
 
+import hashlib
 import math
 import pathlib
 import resource
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -19,6 +20,8 @@ from tunesmith.records import TrainedRun
 from tunesmith.train.curves import marks, overfitting_step
 from tunesmith.train.encode import supervised_share
 from tunesmith.train.reference import Reference
+
+FINGERPRINT_STEPS = 10
 
 
 class Reporter(Protocol):
@@ -120,6 +123,14 @@ class Recorder:
         for name, value in values.items():
             self.curves.setdefault(name, []).append((step, value))
         self.reporter.metrics(dict(values), step=step)
+
+    def fingerprint(self, weights: Iterable[torch.Tensor], *, step: int) -> None:
+        """Note the SHA-256 of the trained weights' bits, after every tenth step and the last."""
+        if step % FINGERPRINT_STEPS == 0 or step == max(self.marks):
+            digest = hashlib.sha256()
+            for weight in weights:
+                digest.update(weight.detach().cpu().numpy().tobytes())
+            self.fingerprints[step] = digest.hexdigest()
 
     def finish(self, model: PreTrainedModel, adapter: pathlib.Path) -> TrainedRun:
         """The record of the whole training; `weights` counts what was trained where other than that is saved."""

@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 from transformers.trainer_callback import PrinterCallback
 
@@ -178,6 +179,9 @@ class Watch(TrainerCallback):
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Stop the clock of a step; save the training, or end it here, if that is due or asked for."""
         self.recorder.stop_clock()
+        if isinstance(kwargs["model"], PeftModel) and team().parallel != "fsdp":  # whole models take too long
+            own = (weight for weight in kwargs["model"].parameters() if weight.requires_grad)
+            self.recorder.fingerprint(own, step=state.global_step)
         if state.global_step == state.max_steps:
             return
         if self.stop(state.global_step):

@@ -150,10 +150,6 @@ class Slot:
         supervised = sum(row.supervised for row in rows)
         return StepResult(self.step, values, float(norm), rate, tokens, supervised, not finite)
 
-    def fingerprint(self) -> str:
-        """SHA-256 of the weights' bits, in hex."""
-        return hashlib.sha256(self.weights.data.cpu().numpy().tobytes()).hexdigest()
-
     def checkpoint(self) -> Checkpoint:
         """Everything that a later process needs to go on bit for bit."""
         state = self.optimizer.state[self.weights]

@@ -18,7 +18,6 @@ from tunesmith.train.slots.passes import Key
 from tunesmith.train.slots.slot import Plan, StepResult
 
 RECORD = "recorder"
-FINGERPRINT_STEPS = 10
 
 K = TypeVar("K")
 
@@ -88,8 +87,7 @@ class SlotTraining:
             "train/grad_norm": result.grad_norm,
         }
         recorder.step(values, step=result.step)
-        if result.step % FINGERPRINT_STEPS == 0 or result.step == self.steps:
-            recorder.fingerprints[result.step] = self.slot.fingerprint()
+        recorder.fingerprint([self.slot.weights], step=result.step)
         if result.step in recorder.marks:
             found = self.engine.measure([self.key], recorder.data.tune)[self.key]
             recorder.tuned({f"tune/{name}": value for name, value in found.items()}, step=result.step)
