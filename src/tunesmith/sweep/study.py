@@ -17,7 +17,7 @@ from tunesmith.config.experiment import Experiment
 from tunesmith.config.space import Halving, SearchSpace
 from tunesmith.data.digest import digest_of
 from tunesmith.errors import StudyError
-from tunesmith.sweep import proposals, storage
+from tunesmith.sweep import drift, proposals, storage
 from tunesmith.sweep.earlier import Earlier
 from tunesmith.sweep.lease import require_free
 from tunesmith.sweep.rungs import Ladder, Standings
@@ -153,6 +153,7 @@ def create(experiment: Experiment, space: SearchSpace, *, name: str, prints: dic
     study = optuna.create_study(study_name=name, storage=storage.open_storage(), direction="minimize")
     for key, value in prints.items():
         study.set_user_attr(f"{key}_sha256", value)
+    drift.remember(study, experiment, space)
     for point in proposals.grid(space):
         fixed = {key: overrides.get(experiment, key) for key in space.params}
         study.enqueue_trial({**fixed, **point}, user_attrs={"source": "grid"})
@@ -188,14 +189,16 @@ def load(
     require_free(study)
     changed = [key for key, value in prints.items() if study.user_attrs.get(f"{key}_sha256") != value]
     if changed and not allow_drift:
+        details = drift.describe(study, experiment, space)
         raise StudyError(
-            f"--resume: changed since {study.study_name} began: {', '.join(changed)}; "
+            f"--resume: changed since {study.study_name} began: {', '.join(changed)}{details}; "
             "undo that, start anew, or accept it with --allow-drift"
         )
     if changed:
         study.set_user_attr("drift", sorted({*study.user_attrs.get("drift", []), *changed}))
         for key in changed:
             study.set_user_attr(f"{key}_sha256", prints[key])
+        drift.remember(study, experiment, space)
     return SweepStudy(study, space, experiment.seed)
 
 
