@@ -70,7 +70,7 @@ def main() -> None:
 @click.option("--reap", is_flag=True, help="End runs whose process is gone; restore statuses that MLflow overwrote.")
 @json_option
 def doctor(reap: bool) -> tuple[Any, str]:
-    """Check versions, device, tracking store, environment managers and stale runs."""
+    """Check versions, device, tracking store, disk, environment managers and stale runs."""
     from tunesmith import doctor as doctors
 
     findings = doctors.examine(reap=reap)

@@ -16,6 +16,7 @@ from tunesmith.tracking import store
 from tunesmith.tracking.runs import TAG, attach, process_start
 
 OLDEST_PYTHON = (3, 11)
+LEAST_FREE_GIB = 3.0  # the checkpoints of 16 trials of the demo take about 2.2
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class Diagnosis:
 
 def examine(*, reap: bool) -> list[Diagnosis]:
     """Run every check; with `reap`, also set the status of stale runs right."""
-    return [*_python(), *_packages(), *_device(), *_environment_managers(), *_store(reap=reap)]
+    return [*_python(), *_packages(), *_device(), *_environment_managers(), *_disk(), *_store(reap=reap)]
 
 
 def _python() -> Iterator[Diagnosis]:
@@ -108,6 +109,16 @@ def _pyenv_has(version: str) -> bool:
         return False
     listed = subprocess.run([pyenv, "versions", "--bare"], capture_output=True, text=True, check=False)
     return version in listed.stdout.split()
+
+
+def _disk() -> Iterator[Diagnosis]:
+    root = store.project_root()
+    free = shutil.disk_usage(root).free / 2**30
+    state = f"{free:.1f} GiB free in {root}"
+    if free < LEAST_FREE_GIB:
+        yield Diagnosis("disk", "warning", f"{state}: too little for a long sweep", "free some, or tunesmith study gc")
+    else:
+        yield Diagnosis("disk", "ok", state)
 
 
 def _store(*, reap: bool) -> Iterator[Diagnosis]:

@@ -139,6 +139,17 @@ def test_doctor_finds_dead_runs_and_overwritten_statuses(store):
     assert info(overwritten)[0] == "KILLED"
 
 
+def test_doctor_warns_of_a_disk_that_is_nearly_full(store, monkeypatch):
+    monkeypatch.setattr(doctor, "LEAST_FREE_GIB", 0.0)
+    (fine,) = doctor._disk()
+    assert fine.severity == "ok"
+    assert fine.state.endswith(f" GiB free in {store}")
+    monkeypatch.setattr(doctor, "LEAST_FREE_GIB", 1e9)
+    (short,) = doctor._disk()
+    assert short.severity == "warning"
+    assert "tunesmith study gc" in short.remedy
+
+
 @pytest.mark.parametrize(
     ("uri", "message"),
     [
