@@ -9,6 +9,7 @@ from tests.idle import Worker, opened
 from tunesmith.audit.checks import require_clean
 from tunesmith.config import Experiment
 from tunesmith.config.space import Confirm
+from tunesmith.errors import StudyError
 from tunesmith.models.references import resolve
 from tunesmith.records import Scores
 from tunesmith.registry import selection
@@ -20,6 +21,7 @@ from tunesmith.sweep.confirmation import Candidate, confirm
 from tunesmith.sweep.opening import Resume, begin_with_earlier
 from tunesmith.sweep.protocol import Failed, Spent
 from tunesmith.sweep.search import Search
+from tunesmith.sweep.status import add_trial
 from tunesmith.sweep.worker import Seat
 from tunesmith.tracking.store import client
 
@@ -124,6 +126,36 @@ def test_an_infeasible_trial_is_told_with_what_it_spent():
     found = record.trials[1]
     assert (found.state, found.reason) == ("infeasible", "too bad")
     assert (found.tokens, found.seconds, found.steps, found.full_tokens) == (500, 2.5, 20, 2000)
+
+
+@pytest.mark.parametrize("awaited", [False, True])
+def test_an_infeasible_trial_leaves_no_checkpoints_unless_another_begins_with_them(awaited):
+    with opened(worker := Worker()) as coordinator:
+        folders = [coordinator.folder / f"trial-00{n}" for n in range(3)]
+
+        def meanwhile():
+            for folder in folders:
+                (folder / "checkpoints").mkdir(parents=True)
+            if awaited:
+                coordinator.heed({"kind": "add", "params": PARAMS, "warm": 1})
+
+        worker.meanwhile["trial-001"] = meanwhile
+        worker.failing["trial-001"] = Failed("too bad", user_error=True)
+        Search(coordinator, Budget(3)).run()
+        assert [folder.exists() for folder in folders] == [True, awaited, True]
+
+
+def test_no_trial_can_begin_with_the_weights_of_an_infeasible_one():
+    with opened(worker := Worker()) as coordinator:
+
+        def ask():
+            with pytest.raises(StudyError, match="--warm: trial 1 was infeasible, and its weights are not kept"):
+                add_trial(coordinator.experiment, {}, clone=1, warm=True)
+
+        worker.failing["trial-001"] = Failed("too bad", user_error=True)
+        worker.meanwhile["trial-002"] = ask
+        Search(coordinator, Budget(3)).run()
+        assert worker.meanwhile == {}
 
 
 def test_a_winner_trained_in_full_has_its_shrinkage_logged():

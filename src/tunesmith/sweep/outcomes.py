@@ -1,13 +1,14 @@
 """How segments end, written down: in the study first, then on the trial's run."""
 
+import shutil
 from dataclasses import asdict
 
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
 
 from tunesmith.progress import describe
 from tunesmith.sweep import costs, racing
 from tunesmith.sweep import study as studies
-from tunesmith.sweep.coordinator import Coordinator
+from tunesmith.sweep.coordinator import Coordinator, name_of
 from tunesmith.sweep.following import describe_end, log_training
 from tunesmith.sweep.protocol import Done, Failed, Outcome, Paused
 from tunesmith.tracking.runs import Run
@@ -35,11 +36,14 @@ class Outcomes:
             self.infeasible(trial, outcome.message, run)
 
     def infeasible(self, trial: FrozenTrial, reason: str, run: Run) -> None:
-        """End a trial because of its parameters."""
+        """End a trial because of its parameters; what it left on disk goes, unless another is to begin with it."""
         self.study.remember(trial.number, infeasible=reason)
         self.study.prune(trial.number)
         run.finish("FAILED", reason=reason)
         self.progress.note(f"{line(trial)} {reason}")
+        unended = self.study.trials(TrialState.RUNNING, TrialState.WAITING)
+        if all(other.user_attrs.get("warm") != trial.number for other in unended):
+            shutil.rmtree(self.coordinator.folder / name_of(trial.number), ignore_errors=True)
 
     def _paused(self, trial: FrozenTrial, paused: Paused, run: Run) -> None:
         self.study.report(trial.number, paused.tune_loss, fraction=paused.fraction)

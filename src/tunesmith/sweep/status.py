@@ -98,6 +98,8 @@ def add_trial(
     fields = list(known.distributions)
     if clone is not None and not any(t.number == clone and t.params for t in trials):
         raise StudyError(f"--clone {clone}: no such trial in {study.study_name}")
+    if warm and any(t.number == clone and "infeasible" in t.user_attrs for t in trials):
+        raise StudyError(f"--warm: trial {clone} was infeasible, and its weights are not kept; leave --warm out")
     start = trials[clone].params if clone is not None else {name: overrides.get(experiment, name) for name in fields}
     for name, value in values.items():
         if name not in fields:
