@@ -9,7 +9,7 @@ from tunesmith.errors import ConfigError
 from tunesmith.models.references import resolve
 from tunesmith.progress import Progress, describe
 from tunesmith.records import AuditReport
-from tunesmith.sweep import costs, earlier
+from tunesmith.sweep import costs, earlier, storage
 from tunesmith.sweep import study as studies
 from tunesmith.sweep.study import SweepStudy
 from tunesmith.tracking import runs
@@ -28,6 +28,7 @@ def open_sweep(
     experiment: Experiment, space: SearchSpace, report: AuditReport, *, resume: Resume
 ) -> tuple[Run, SweepStudy]:
     """The sweep's parent run and study, new or taken up again."""
+    storage.open_known()  # refused, if it must be, before there is a run that nothing would end
     prints = studies.fingerprint(experiment, space, data=report.data_digest)
     if resume is Resume.NO:
         parent = runs.adopt_or_create(experiment.name, f"{experiment.name}-sweep", kind="sweep")

@@ -5,9 +5,12 @@ import sqlite3
 
 import pytest
 from tests.studies import make
+from tests.sweeps import runs_of
 
+from tunesmith.audit.checks import require_clean
 from tunesmith.errors import StudyError
 from tunesmith.sweep import study as studies
+from tunesmith.sweep.opening import Resume, open_sweep
 
 
 @pytest.fixture
@@ -49,6 +52,14 @@ def test_a_store_that_cannot_be_used_is_one_line(experiment, space, tmp_path, na
         assert "\n" not in line
         assert "secret" not in line
     assert sorted(tmp_path.iterdir()) == before
+
+
+def test_a_sweep_that_cannot_be_kept_is_refused_before_a_run_is_begun(experiment, space, tmp_path, store, name):
+    (tmp_path / "junk").write_text("no database " * 100)
+    name("sqlite:///FOLDER/junk")
+    with pytest.raises(StudyError, match="file is not a database"):
+        open_sweep(experiment, space, require_clean(experiment), resume=Resume.NO)
+    assert runs_of(store, "sweep") == []
 
 
 def test_another_programs_database_is_refused_and_stays_as_it_is(experiment, space, tmp_path, name):
