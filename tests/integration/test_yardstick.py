@@ -33,11 +33,17 @@ def test_what_a_search_varies_does_not_change_how_it_is_judged(tmp_path, kind, s
 
 
 @pytest.mark.parametrize(
-    ("kind", "slots"), [("sft", True), ("sft", False), ("dpo", True), ("dpo", False), ("kto", False), ("reward", False)]
+    ("kind", "slots", "model"),
+    [
+        *((kind, True, "tiny-llama") for kind in ("sft", "dpo")),
+        *((kind, False, "tiny-llama") for kind in ("sft", "dpo", "kto", "reward")),
+        ("sft", False, "tiny-t5"),
+    ],
 )
-def test_the_base_has_the_tune_loss_that_trials_begin_with(tmp_path, kind, slots):
+def test_the_base_has_the_tune_loss_that_trials_begin_with(tmp_path, kind, slots, model):
     """By the same loss over the same rows, so that the two can be compared; a policy is its own reference."""
-    made = overrides.apply(experiment(tmp_path, kind), {"method.learning_rate": 1e-9, "method.epochs": 1})
+    short = {"method.learning_rate": 1e-9, "method.epochs": 1, "model.base": f"bundled:{model}"}
+    made = overrides.apply(experiment(tmp_path, kind), short)
     bench = Workbench(made)
     job = Job(made, "trial", str(tmp_path / "trial"), loss_rows=5, slots=slots)
     begun = bench.execute(job, Unheard()).trained
