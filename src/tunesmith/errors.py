@@ -53,6 +53,10 @@ class TrainingError(OutcomeError):
     """Training stopped: a non-finite loss, or memory that ran out."""
 
 
+class StartError(TrainingError):
+    """A training cannot begin with the weights of another: there are none, or they do not fit."""
+
+
 class DiskError(OutcomeError):
     """A file could not be written; what was there before is untouched."""
 

@@ -3,6 +3,7 @@
 import dataclasses
 import pathlib
 import re
+from functools import partial
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from tests.segments import FUSED, Ear, run, segment
 from tunesmith.config import Experiment, overrides
 from tunesmith.errors import DiskError
 from tunesmith.sweep import workbench
-from tunesmith.sweep.protocol import Done, Failed, Interrupted, Paused, Sharing, StepMetrics, Train
+from tunesmith.sweep.protocol import Done, Failed, Inherited, Interrupted, Paused, Refused, Sharing, StepMetrics, Train
 from tunesmith.sweep.relay import Relay
 from tunesmith.sweep.segments import Segments
 from tunesmith.sweep.workbench import Workbench
@@ -130,7 +131,23 @@ def test_a_training_begins_with_another_ones_weights(bench, experiment, tmp_path
     assert warm.losses("warm")[1] < cold.losses("cold")[1]
     other = overrides.apply(experiment, {"adapter.rank": 2})
     refused = run(bench, [segment(other, tmp_path, "other", start=str(tmp_path / "first"))])
-    assert "its adapter has another rank" in refused.ends()["other"].message
+    assert "its adapter has another rank" in refused.ends()["other"].reason
+    none = run(bench, [segment(experiment, tmp_path, "none", start=str(tmp_path / "nowhere"))])
+    assert none.ends() == {"none": Refused(f"{tmp_path}/nowhere/checkpoints: holds no saved adapter to begin with")}
+
+
+def test_a_training_that_begins_again_begins_with_the_same_weights_of_another(bench, experiment, tmp_path):
+    """Killed before its first checkpoint, while the other has gone on."""
+    first, clone = str(tmp_path / "first"), partial(segment, experiment, tmp_path, "clone")
+    run(bench, [segment(experiment, tmp_path, "first", until=0.25)])
+    cut = Segments(bench, Train((clone(start=first),), FUSED), Ear())
+    assert cut.channel.of(Inherited) == [Inherited("clone", 3)]
+    run(bench, [segment(experiment, tmp_path, "first")])
+    again = run(bench, [clone(start=first)])
+    assert again.of(Inherited) == [Inherited("clone", 3)]
+    run(bench, [segment(experiment, tmp_path / "other", "first", until=0.25)])
+    alike = run(bench, [segment(experiment, tmp_path / "other", "clone", start=str(tmp_path / "other" / "first"))])
+    assert again.losses("clone") == alike.losses("clone")
 
 
 def test_preference_pairs_train_in_slots_as_through_trl(tmp_path):

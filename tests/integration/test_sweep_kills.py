@@ -130,6 +130,8 @@ def test_a_running_sweep_is_watched_extended_paused_and_stopped_from_outside(pro
     warm = [run for run in sweeps.runs_of(project, "trial") if run.data.tags["tunesmith.source"] == "added"]
     assert [run.data.params["method.learning_rate"] for run in warm] == ["0.003"]
     assert warm[0].data.tags["tunesmith.warm"] == "0"
+    (trial,) = [trial for trial in sweeps.newest_study(project).trials if "warm" in trial.user_attrs]
+    assert warm[0].data.tags["tunesmith.warm_step"] == str(trial.user_attrs["warm_step"])
 
 
 def test_a_worker_that_was_stopped_is_never_started_again(tmp_path):

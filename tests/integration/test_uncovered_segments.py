@@ -8,7 +8,7 @@ from tests.segments import Ear, run, segment
 
 from tunesmith.config import Experiment, overrides
 from tunesmith.sweep import segments, workbench
-from tunesmith.sweep.protocol import Done, Interrupted, Paused, Routed, Warned
+from tunesmith.sweep.protocol import Done, Inherited, Interrupted, Paused, Routed, Warned
 from tunesmith.sweep.workbench import Workbench
 from tunesmith.train import trl
 from tunesmith.train.slots.calibrate import most_tokens
@@ -88,6 +88,19 @@ def test_a_training_that_is_killed_between_rungs_goes_on_from_where_it_was_last_
     assert ours.fingerprints == theirs.fingerprints
     assert list(ours.fingerprints) == [10, 12]
     assert ours.metrics["train/tokens"] == theirs.metrics["train/tokens"]
+
+
+@pytest.mark.parametrize(("source", "clone"), [(0.1, 0.1), (0.0, 0.1), (0.1, 0.0)])
+def test_a_training_begins_with_another_ones_weights_through_either_engine(bench, experiment, tmp_path, source, clone):
+    source, clone = (overrides.apply(experiment, {"adapter.dropout": dropout}) for dropout in (source, clone))
+    run(bench, [segment(source, tmp_path, "first", until=0.25)])
+    tuned = run(bench, [segment(source, tmp_path, "first", until=0.5)])
+    warm = run(bench, [segment(clone, tmp_path, "warm", until=0.25, start=str(tmp_path / "first"))])
+    assert warm.of(Inherited) == [Inherited("warm", 6)]
+    assert warm.losses("warm")[1] < tuned.losses("first")[4]
+    other = overrides.apply(clone, {"adapter.rank": 2})
+    refused = run(bench, [segment(other, tmp_path, "other", start=str(tmp_path / "first"))])
+    assert "its adapter has another rank" in refused.ends()["other"].reason
 
 
 def test_saving_that_takes_long_is_done_less_often(monkeypatch):

@@ -8,7 +8,7 @@ from typing import Any
 from tunesmith.pages import curves
 from tunesmith.progress import Bar, Progress
 from tunesmith.records import Scores, TrainedRun
-from tunesmith.sweep.protocol import Begun, News, Routed, Rung, StepMetrics, Warned
+from tunesmith.sweep.protocol import Begun, Inherited, News, Routed, Rung, StepMetrics, Warned
 from tunesmith.tracking.runs import Run
 from tunesmith.train.curves import overfitting_step
 
@@ -62,6 +62,8 @@ class Follower:
             followed.run.metrics({"tune/progress": news.fraction}, step=news.step)
         elif isinstance(news, Routed):
             self._routed(news, followed.run)
+        elif isinstance(news, Inherited):
+            followed.run.tags({"warm_step": news.step})
         elif isinstance(news, Warned):
             self.progress.note(f"  {news.key}: {news.text}")
 

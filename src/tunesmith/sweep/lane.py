@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 from tunesmith.sweep.coordinator import number_of
 from tunesmith.sweep.following import Follower
-from tunesmith.sweep.protocol import Ended, Segment
+from tunesmith.sweep.protocol import Ended, Inherited, News, Segment
 
 if TYPE_CHECKING:
     from tunesmith.sweep.search import Search
@@ -27,6 +27,13 @@ class Lane(Follower):
         for segment in segments:
             trial = self.search.study.trials()[number_of(segment.key)]
             self.follow(segment.key, self.search.runs.of(trial))
+
+    def on_news(self, news: News) -> None:
+        """Write down what a trial reports; in the study too, with which weights of another it begins."""
+        super().on_news(news)
+        if isinstance(news, Inherited):
+            with self.search.lock:
+                self.search.study.remember(number_of(news.key), warm_step=news.step)
 
     def on_end(self, ended: Ended) -> tuple[Segment, ...]:
         """Record the end, and fill the free place if something can be done now."""

@@ -10,7 +10,7 @@ from tunesmith.sweep import costs, racing
 from tunesmith.sweep import study as studies
 from tunesmith.sweep.coordinator import Coordinator, name_of
 from tunesmith.sweep.following import describe_end, log_training
-from tunesmith.sweep.protocol import Done, Failed, Outcome, Paused
+from tunesmith.sweep.protocol import Done, Failed, Outcome, Paused, Refused
 from tunesmith.tracking.runs import Run
 from tunesmith.tracking.scores import log_scores
 from tunesmith.train.curves import marks
@@ -34,6 +34,14 @@ class Outcomes:
             if outcome.spent is not None:
                 self._remember_spent(trial, **asdict(outcome.spent))
             self.infeasible(trial, outcome.message, run)
+        elif isinstance(outcome, Refused):
+            self._refused(trial, outcome.reason, run)
+
+    def _refused(self, trial: FrozenTrial, reason: str, run: Run) -> None:
+        """End a trial that could not begin, which says nothing about its parameters."""
+        self.study.fail(trial.number)
+        run.finish("FAILED", reason=reason)
+        self.progress.note(f"{line(trial)} {reason}")
 
     def infeasible(self, trial: FrozenTrial, reason: str, run: Run) -> None:
         """End a trial because of its parameters; what it left on disk goes, unless another is to begin with it."""

@@ -6,6 +6,9 @@ from typing import Literal
 from tunesmith.config.experiment import Experiment
 from tunesmith.records import Beaten, Scores, TrainedRun
 
+CHECKPOINTS = "checkpoints"
+"""Where the checkpoints of a training lie, below its job's folder."""
+
 Items = Literal["trial", "confirmation", "tune", "holdout", "bench"]
 """A split; or of tune a few rows (trial), or all rows of the primary metric's file and a few others (confirmation)."""
 
@@ -47,7 +50,7 @@ class Segment:
     """Train a job from its newest checkpoint (below the job's folder) to a share of the whole, then save it.
 
     At the end of the training (`until` is 1) the adapter is scored too. `key` names the training. A fresh
-    one begins with the weights last saved in the folder `start`, if that is given.
+    one begins with the weights last saved below another job's folder, `start`, if that is given.
     """
 
     key: str
@@ -137,6 +140,14 @@ class Routed:
 
 
 @dataclass(frozen=True)
+class Inherited:
+    """A fresh training begins with the weights that another had after so many steps."""
+
+    key: str
+    step: int
+
+
+@dataclass(frozen=True)
 class Warned:
     """Something a person should know that stops nothing, in one line."""
 
@@ -215,7 +226,14 @@ class Failed:
     spent: Spent | None = None
 
 
-Outcome = Paused | Done | Failed
+@dataclass(frozen=True)
+class Refused:
+    """A segment could not begin, and its parameters are not to blame; the reason is for people."""
+
+    reason: str
+
+
+Outcome = Paused | Done | Failed | Refused
 
 
 @dataclass(frozen=True)
@@ -233,6 +251,6 @@ class Interrupted:
 
 Order = Job | Calibrate | Train | Join | Stop | None
 """What a worker is told; None ends it."""
-News = Begun | Routed | Warned | StepMetrics | Rung
+News = Begun | Routed | Inherited | Warned | StepMetrics | Rung
 """How a training goes."""
 Message = Ready | Beat | News | Ended | Done | Failed | Sharing | Interrupted

@@ -2,7 +2,7 @@
 
 from typing import Protocol
 
-from tunesmith.sweep.protocol import Begun, Message, Routed, Rung, Segment, StepMetrics, Warned
+from tunesmith.sweep.protocol import Begun, Inherited, Message, Routed, Rung, Segment, StepMetrics, Warned
 
 
 class Channel(Protocol):
@@ -39,6 +39,10 @@ class Relay:
     def warn(self, text: str) -> None:
         """Tell of something that stops nothing."""
         self.channel.send(Warned(self.key, text))
+
+    def inherit(self, step: int) -> None:
+        """Tell that the training begins with the weights that another had after so many steps."""
+        self.channel.send(Inherited(self.key, step))
 
     def route(self, engine: str, reason: str | None = None) -> None:
         """Tell which library trains, and why it is not the slots engine."""

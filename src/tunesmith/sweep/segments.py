@@ -9,14 +9,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tunesmith import manifest
-from tunesmith.errors import DiskError, TrainingError, TunesmithError
+from tunesmith.errors import DiskError, StartError, TrainingError, TunesmithError
 from tunesmith.models.device import ran_out_of_memory
 from tunesmith.sweep.protocol import (
+    CHECKPOINTS,
     Ended,
     Failed,
     Interrupted,
     Outcome,
     Paused,
+    Refused,
     Segment,
     Spent,
     Train,
@@ -29,6 +31,7 @@ from tunesmith.train.slots.engine import Engine
 from tunesmith.train.slots.passes import Limits
 from tunesmith.train.slots.slot import StepResult
 from tunesmith.train.slots.training import SlotTraining, share_of_time
+from tunesmith.train.start import take
 from tunesmith.train.trl import TrlTraining
 
 if TYPE_CHECKING:
@@ -36,7 +39,7 @@ if TYPE_CHECKING:
 
 CHECKPOINT_SECONDS = 20.0
 """Work that a kill can cost, at most; a checkpoint takes some 0.15 s."""
-CUTS, CHECKPOINTS = "cut-{seat}.json", "checkpoints"
+CUTS, START = "cut-{seat}.json", "start"
 
 
 @dataclass(frozen=True)
@@ -102,12 +105,11 @@ class Segments:
         training = SlotTraining(
             self.engine, segment.key, experiment, recorder, folder=folder, at_most=cut, warn=relay.warn
         )
-        if segment.start and not training.step:
-            try:
-                training.begin_with(pathlib.Path(segment.start) / CHECKPOINTS)
-            except TunesmithError:
-                training.leave()
-                raise
+        try:
+            self._inherit(segment, training, relay)
+        except TunesmithError:
+            training.leave()
+            raise
         return Seat(segment, training, _last_step(recorder, segment))
 
     def _recorder(self, segment: Segment, relay: Relay) -> Recorder:
@@ -196,10 +198,25 @@ class Segments:
                 aside.write_text(json.dumps(steps) + "\n", encoding="utf-8")
         self.saved = time.monotonic()
 
+    def _inherit(self, segment: Segment, training: SlotTraining | TrlTraining, relay: Relay) -> None:
+        """Give a fresh training the weights that it is to begin with; raises `StartError` where that cannot be."""
+        if segment.start and training.fresh:
+            source, own = pathlib.Path(segment.start) / CHECKPOINTS, pathlib.Path(segment.job.folder) / START
+            start = take(source, own, self.bench.base, warn=relay.warn)
+            training.begin_with(start)
+            relay.inherit(start.step)
+
     def _by_trl(self, segment: Segment) -> Outcome | None:
         """Train a segment that the engine does not cover; None if the coordinator stopped it."""
         relay = Relay(self.channel, segment.key)
         recorder = self._recorder(segment, relay)
+        try:
+            with self._enough_memory(segment):
+                return self._through(segment, recorder, relay)
+        except TunesmithError as error:
+            return failure(error, recorder)
+
+    def _through(self, segment: Segment, recorder: Recorder, relay: Relay) -> Outcome | None:
         experiment = segment.job.experiment
         base = start_of(self.bench.base, experiment)
         folder, reason = checkpoints_of(segment), self.bench.uncovered(experiment)
@@ -209,18 +226,16 @@ class Segments:
         last = _last_step(recorder, segment)
         if training.step >= last:
             return paused(recorder, training.step)
+        self._inherit(segment, training, relay)
 
         def stop(step: int) -> bool:
             return step >= last or self.channel.stopping()
 
-        try:
-            with self._enough_memory(segment), training.run(stop, save_seconds=CHECKPOINT_SECONDS) as model:
-                reached = recorder.curves["train/loss"][-1][0]
-                if reached == max(recorder.marks):
-                    return self.bench.finish(model, segment.job, recorder)
-                return paused(recorder, reached) if reached >= last else None
-        except TunesmithError as error:
-            return failure(error, recorder)
+        with training.run(stop, save_seconds=CHECKPOINT_SECONDS) as model:
+            reached = recorder.curves["train/loss"][-1][0]
+            if reached == max(recorder.marks):
+                return self.bench.finish(model, segment.job, recorder)
+            return paused(recorder, reached) if reached >= last else None
 
 
 def checkpoints_of(segment: Segment) -> pathlib.Path:
@@ -248,13 +263,15 @@ def paused(recorder: Recorder, step: int) -> Paused:
     return Paused(recorder.marks[step], step, max(recorder.marks), loss, recorder.tokens, recorder.seconds)
 
 
-def failure(error: Exception, recorder: Recorder | None = None) -> Failed:
+def failure(error: Exception, recorder: Recorder | None = None) -> Failed | Refused:
     """An error of a training as its outcome, with what its recorder has counted if it had begun.
 
     A full disk is no training's fault and is raised instead.
     """
     if isinstance(error, DiskError):
         raise error
+    if isinstance(error, StartError):
+        return Refused(str(error))
     return Failed(str(error), user_error=True, spent=None if recorder is None else spent(recorder))
 
 

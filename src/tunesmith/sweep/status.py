@@ -14,10 +14,13 @@ from tunesmith.progress import describe
 from tunesmith.sweep import control
 from tunesmith.sweep import study as studies
 from tunesmith.sweep.collection import FINISHED
+from tunesmith.sweep.coordinator import name_of, sweep_folder
 from tunesmith.sweep.lease import KEY, is_live
+from tunesmith.sweep.protocol import CHECKPOINTS
 from tunesmith.sweep.trials import last_value
 
 SEARCHING = "searching"
+SHAPING = ("adapter.kind", "adapter.rank", "adapter.targets", "adapter.dora", "adapter.init")
 STATES = {TrialState.COMPLETE: "done", TrialState.PRUNED: "halved", TrialState.FAIL: "failed"}
 
 
@@ -108,5 +111,19 @@ def add_trial(
         if not inner._contains(inner.to_internal_repr(value)):
             raise StudyError(f"--set {name}={value}: outside the range of this sweep, {inner}")
     params = {**start, **values}
+    if clone is not None and warm:
+        require_start(study.study_name, clone, start, params, kind=overrides.apply(experiment, params).adapter.kind)
     control.ask(study, "add", params=params, **({"warm": clone} if warm else {}))
     return study.study_name, params
+
+
+def require_start(sweep: str, clone: int, theirs: Mapping[str, Any], ours: Mapping[str, Any], *, kind: str) -> None:
+    """Refuse to begin with a trial's weights where they do not fit, or where it is known here that none are saved."""
+    other = next((name for name in SHAPING if theirs.get(name) != ours.get(name)), None)
+    if other is not None:
+        raise StudyError(f"--warm: needs the {other} of trial {clone}, {theirs.get(other)}; leave it so, or begin anew")
+    if kind == "full":
+        raise StudyError("--warm: a whole model (adapter.kind full) cannot begin with another trial's weights")
+    folder = sweep_folder(sweep)  # absent where the sweep runs on another machine
+    if folder.is_dir() and not any((folder / name_of(clone) / CHECKPOINTS).glob("step-*[0-9]")):
+        raise StudyError(f"--warm: trial {clone} has saved no weights yet; try again in a moment, or leave --warm out")

@@ -103,6 +103,10 @@ class SweepStudy:
         trial = self.known.all[number]
         self.known.end(number, TrialState.PRUNED, last_value(trial) if trial.intermediate_values else None)
 
+    def fail(self, number: int) -> None:
+        """A trial could not begin: it counts for nothing, neither in the budget nor with the sampler."""
+        self.known.end(number, TrialState.FAIL, None)
+
     def add(self, params: dict[str, Any], *, warm: int | None = None) -> None:
         """Queue a trial that a person asks for; `warm` is the trial whose weights it begins with."""
         details = {"source": "added", **({} if warm is None else {"warm": warm})}

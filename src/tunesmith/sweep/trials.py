@@ -27,7 +27,8 @@ class Trials:
         self.study, self.storage = study, study._storage
         self.all: list[FrozenTrial] = []
         self.standings = Standings()
-        self.sendings = self.added = self.reports = 0
+        self.sendings = self.reports = 0
+        self._added = 0
         self._in_state: dict[TrialState, dict[int, FrozenTrial]] = {state: {} for state in STATES}
         self._ranked: list[Place] = []
         self._places: dict[int, Place] = {}
@@ -46,6 +47,12 @@ class Trials:
         """The trials in these states, by number."""
         found = [trial for state in states for trial in self._in_state[state].values()]
         return sorted(found, key=lambda trial: trial.number)
+
+    @property
+    def added(self) -> int:
+        """How many trials people have asked for, but for those that could not begin."""
+        refused = [trial for trial in self.of(TrialState.FAIL) if trial.user_attrs.get("source") == "added"]
+        return self._added - len(refused)
 
     def ranking(self, most: int | None = None) -> list[FrozenTrial]:
         """Trials that have a value, best first: the further one got, then the lower its loss.
@@ -100,7 +107,7 @@ class Trials:
 
     def _append(self, trial: FrozenTrial) -> None:
         self.all.append(trial)
-        self.added += trial.user_attrs.get("source") == "added"
+        self._added += int(trial.user_attrs.get("source") == "added")
         self.reports += len(trial.intermediate_values)
         self._place(trial)
 

@@ -70,7 +70,7 @@ def folder_of(folder: pathlib.Path, step: int) -> pathlib.Path:
 
 def keep_newest(folder: pathlib.Path, keep: int = 2) -> None:
     """Remove all but the newest checkpoints of a training."""
-    for old in _folders(folder)[keep:]:
+    for old in folders(folder)[keep:]:
         shutil.rmtree(old, ignore_errors=True)
 
 
@@ -101,8 +101,8 @@ def newest_by(
     warn: Warn = warnings.warn,
 ) -> T | None:
     """Like `newest`, for checkpoints that `read` reads; it raises `ManifestError` for a damaged one."""
-    for candidate in _folders(folder):
-        if at_most is not None and _step(candidate) > at_most:
+    for candidate in folders(folder):
+        if at_most is not None and step_of(candidate) > at_most:
             continue
         try:
             return read(candidate)
@@ -112,13 +112,14 @@ def newest_by(
     return None
 
 
-def _folders(folder: pathlib.Path) -> list[pathlib.Path]:
+def folders(folder: pathlib.Path) -> list[pathlib.Path]:
     """Checkpoints, newest first."""
     found = [path for path in folder.glob("step-*") if path.is_dir() and path.name[5:].isdigit()]
-    return sorted(found, key=_step, reverse=True)
+    return sorted(found, key=step_of, reverse=True)
 
 
-def _step(folder: pathlib.Path) -> int:
+def step_of(folder: pathlib.Path) -> int:
+    """The optimiser steps after which a checkpoint was taken."""
     return int(folder.name[5:])
 
 

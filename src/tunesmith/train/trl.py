@@ -10,12 +10,14 @@ import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from peft import PeftModel
+import torch
+from peft import PeftModel, get_peft_model_state_dict
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 from transformers.trainer_callback import PrinterCallback
 
 from tunesmith import manifest
 from tunesmith.config.experiment import Experiment
+from tunesmith.errors import StartError
 from tunesmith.models.architecture import architecture_of
 from tunesmith.models.loading import as_saved, attach_fresh, full_copy, release, trained_weights
 from tunesmith.train import checkpoint as checkpoints
@@ -23,6 +25,7 @@ from tunesmith.train.method import LOGGED, Method, method_of, steps_of
 from tunesmith.train.optimiser import prepare
 from tunesmith.train.recorder import Recorder
 from tunesmith.train.sharding import gathered, set_aside, whole_state
+from tunesmith.train.start import PREFIX, Start
 from tunesmith.train.team import check_size, part, team
 
 RECORD = "recorder.json"
@@ -48,8 +51,18 @@ class TrlTraining:
         self.found = checkpoints.newest_by(_read, folder, warn=warn) if folder.is_dir() else None
         if self.found:
             recorder.restore(json.loads((self.found / RECORD).read_text(encoding="utf-8")))
+        self.start: Start | None = None
         self.step = recorder.curves["train/loss"][-1][0] if self.found else 0
         recorder.begin(steps_of(self.method, experiment, len(recorder.data.train)), step=self.step)
+
+    @property
+    def fresh(self) -> bool:
+        """Whether it has no checkpoint to go on from."""
+        return self.found is None
+
+    def begin_with(self, start: Start) -> None:
+        """Begin with another training's weights; `run` raises `StartError` if they do not fit."""
+        self.start = start
 
     @contextlib.contextmanager
     def run(
@@ -76,6 +89,8 @@ class TrlTraining:
                 check_size(trainer.accelerator.num_processes, self.team.size)
                 trainer.remove_callback(PrinterCallback)
                 prepare(trainer, self.experiment)
+                if self.start is not None:  # after the reference policy was taken
+                    self.start.write_to(_adapter(model))
                 trainer._total_train_tokens = self.recorder.tokens  # TRL counts anew when it goes on
                 trainer.train(resume_from_checkpoint=str(self.found) if self.found else None)
                 model = self._whole(model, trainer) if sharded else model
@@ -117,6 +132,14 @@ class TrlTraining:
             (aside / RECORD).write_text(json.dumps(self.recorder.state()) + "\n", encoding="utf-8")
         shutil.rmtree(written)  # and what a kill has left there
         checkpoints.keep_newest(self.folder)
+
+
+def _adapter(model: PreTrainedModel) -> dict[str, torch.Tensor]:
+    """A fresh adapter's own matrices, by the names that `Start` uses."""
+    if not isinstance(model, PeftModel):
+        raise StartError("a whole model (adapter.kind full) cannot begin with another trial's weights")
+    weights = get_peft_model_state_dict(model, save_embedding_layers=False)
+    return {name.removeprefix(PREFIX): weight for name, weight in weights.items()}
 
 
 def _read(folder: pathlib.Path) -> pathlib.Path:

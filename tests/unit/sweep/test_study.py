@@ -13,7 +13,7 @@ from tunesmith.config import overrides
 from tunesmith.config.space import Halving, Sampler
 from tunesmith.errors import StudyError
 from tunesmith.progress import Progress
-from tunesmith.sweep import drift
+from tunesmith.sweep import drift, proposals, status
 from tunesmith.sweep import study as studies
 from tunesmith.sweep.board import HEADS, SHOWN, Pace, board
 
@@ -241,6 +241,38 @@ def test_an_added_trial_is_beyond_the_budget(experiment, space):
     third = sweep.ask()
     assert third.params == params
     assert third.user_attrs.items() >= {"source": "added", "warm": 0}.items()
+
+
+def test_a_trial_that_could_not_begin_counts_for_nothing(experiment, space):
+    sweep = make(experiment, space)
+    sweep.add({"method.learning_rate": 0.02, "method.batch_size": 4, "method.epochs": 1}, warm=0)
+    while (trial := sweep.ask()).user_attrs.get("source") != "added":
+        sweep.prune(trial.number)
+    seen = proposals.propose([t for t in sweep.trials() if t is not trial], space, seed=1)
+    begun = sweep.begun()
+    sweep.fail(trial.number)
+    assert (sweep.begun(), sweep.added()) == (begun - 1, 0)
+    assert proposals.propose(sweep.trials(), space, seed=1) == seen
+    assert trial not in sweep.ranking()
+    again = studies.load(experiment, space, prints={"data": "d"})
+    assert (again.begun(), again.added(), again.recover()) == (begun - 1, 0, [])
+
+
+@pytest.mark.parametrize(
+    ("values", "kind", "message"),
+    [
+        ({}, "lora", "trial 3 has saved no weights yet"),
+        ({"adapter.rank": 8}, "lora", "needs the adapter.rank of trial 3, 4; leave it so, or begin anew"),
+        ({}, "full", "a whole model"),
+    ],
+)
+def test_what_cannot_begin_with_anothers_weights_is_refused_at_once(tmp_path, monkeypatch, values, kind, message):
+    monkeypatch.setattr(status, "sweep_folder", lambda sweep: tmp_path)
+    theirs = {"adapter.rank": 4, "method.learning_rate": 0.1}
+    with pytest.raises(StudyError, match=message):
+        status.require_start("one", 3, theirs, {**theirs, **values}, kind=kind)
+    (tmp_path / "trial-003" / "checkpoints" / "step-000003").mkdir(parents=True)
+    status.require_start("one", 3, theirs, {**theirs, "method.learning_rate": 0.2}, kind="lora")
 
 
 def test_the_ranking_prefers_trials_that_got_further(experiment, space):

@@ -16,6 +16,7 @@ from tunesmith.train.recorder import Recorder
 from tunesmith.train.slots.engine import Engine
 from tunesmith.train.slots.passes import Key
 from tunesmith.train.slots.slot import Plan, StepResult
+from tunesmith.train.start import Start
 
 RECORD = "recorder"
 
@@ -50,15 +51,14 @@ class SlotTraining:
         recorder.engine = "slots"
         recorder.begin(self.steps, step=self.step)
 
-    def begin_with(self, folder: pathlib.Path) -> None:
-        """Begin with the weights last saved in another training's folder; raises `TrainingError` if they do not fit."""
-        found = checkpoints.newest(folder) if folder.is_dir() else None
-        if found is None or found.record["layers"] != self.slot.layout.names:
-            raise TrainingError(f"{folder}: has no weights that this adapter could begin with")
-        weights = found.tensors["weights"]
-        if weights.shape != self.slot.weights.shape:
-            raise TrainingError(f"{folder}: its adapter has another rank")
-        self.slot.weights.data.copy_(weights)
+    @property
+    def fresh(self) -> bool:
+        """Whether it has no checkpoint to go on from."""
+        return self.saved < 0
+
+    def begin_with(self, start: Start) -> None:
+        """Begin with another training's weights; raises `StartError` if they do not fit."""
+        start.write_to(self.slot.layout.named(self.slot.weights.data))
 
     @property
     def steps(self) -> int:
