@@ -13,8 +13,8 @@ from tunesmith.errors import StudyError
 from tunesmith.progress import describe
 from tunesmith.sweep import control
 from tunesmith.sweep import study as studies
-from tunesmith.sweep.collection import FINISHED
-from tunesmith.sweep.coordinator import name_of, sweep_folder
+from tunesmith.sweep.collection import FINISHED, sweep_folder
+from tunesmith.sweep.coordinator import name_of
 from tunesmith.sweep.lease import KEY, is_live
 from tunesmith.sweep.protocol import CHECKPOINTS
 from tunesmith.sweep.trials import last_value
