@@ -231,4 +231,5 @@ def test_memory_that_runs_out_in_scoring_names_its_remedy(bench, experiment, tmp
     (outcome,) = run(bench, [segment(experiment, tmp_path)]).ends().values()
     size = experiment.evaluation.batch_size
     told = f"out of memory while {size} items were scored at once; set a smaller evaluation.batch_size"
-    assert outcome == Failed(told, user_error=True)
+    assert isinstance(outcome, Failed)
+    assert (outcome.message, outcome.user_error) == (told, True)

@@ -13,14 +13,14 @@ if TYPE_CHECKING:
 class Lane(Follower):
     """Follows its trials, records their ends, and takes others in their places.
 
-    A trial that has lost its worker stays alone, so that whatever ended the worker is not blamed on others.
+    A trial that keeps losing its worker stays alone, so that whatever ends the worker is not blamed on others.
     """
 
     def __init__(self, search: "Search", segments: tuple[Segment, ...]) -> None:
         super().__init__(search.progress)
         self.search = search
         with search.lock:
-            self.alone = any(search.has_lost_worker(number_of(segment.key)) for segment in segments)
+            self.alone = any(search.trains_alone(number_of(segment.key)) for segment in segments)
             self._seat(segments)
 
     def _seat(self, segments: tuple[Segment, ...]) -> None:

@@ -23,6 +23,7 @@ from tunesmith.tracking import runs
 from tunesmith.tracking.runs import Killed, Run
 
 WAIT_SECONDS = 0.5
+DEATHS_TOGETHER = 2
 
 
 class Search:
@@ -117,13 +118,14 @@ class Search:
     def next_segments(self, places: int, *, joining: bool = False) -> tuple[Segment, ...]:
         """Segments for free places, as far as something can be done now; called under the lock.
 
-        A trial that has lost its worker is given a lane of its own: it neither has others beside it nor joins them.
+        A trial that has lost its worker twice is given a lane of its own: it neither has others beside it nor joins
+        them. After one death all go on together, since who shares a pass decides on its last bits.
         """
         self.coordinator.lease.check()
         found: list[Segment] = []
         held = self.coordinator.paused or self.coordinator.crew.stopping
         while not held and len(found) < places:
-            alone = bool(self.waiting) and self.has_lost_worker(self.waiting[0])
+            alone = bool(self.waiting) and self.trains_alone(self.waiting[0])
             if alone and (found or joining):
                 break
             segment = self._next_segment()
@@ -134,9 +136,9 @@ class Search:
                 break
         return tuple(found)
 
-    def has_lost_worker(self, number: int) -> bool:
-        """Whether the worker that trained a trial has died since the trial last got on."""
-        return bool(self.study.trials()[number].user_attrs.get("deaths"))
+    def trains_alone(self, number: int) -> bool:
+        """Whether workers that trained a trial have died so often since it last got on that it goes on alone."""
+        return int(self.study.trials()[number].user_attrs.get("deaths", 0)) >= DEATHS_TOGETHER
 
     def _next_segment(self) -> Segment | None:
         """What was cut off, else the best trial that may go on, else a new one."""
@@ -241,7 +243,7 @@ class Search:
                     raise OutcomeError(f"trial {number} lost its worker {deaths} times at the same segment: {death}")
         self._set_aside(numbers)
         names = ", ".join(str(number) for number in numbers)
-        alone = ", each alone" if len(numbers) > 1 else ""
+        alone = ", alone" if self.trains_alone(numbers[0]) else ""
         self.progress.note(f"  {str(death).splitlines()[0]}; trial {names} goes on from the last checkpoint{alone}")
 
     def end_segment(self, ended: Ended, run: Run) -> None:
