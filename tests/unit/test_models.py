@@ -3,13 +3,15 @@
 import json
 import pathlib
 import shutil
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
 
 from tunesmith.config.experiment import ModelConfig
 from tunesmith.errors import DeviceError, ModelError
-from tunesmith.models import bundled, device
+from tunesmith.models import bundled, device, measurements
 from tunesmith.models.references import resolve
 
 
@@ -93,6 +95,20 @@ def test_the_gain_by_bfloat16_is_measured_once_per_machine(tmp_path, monkeypatch
     for other in (0.5, 2.0):
         (tmp_path / "bfloat16.json").write_text(json.dumps(dict.fromkeys(kept, other)))
         assert device.cpu_gains_by_bfloat16() == (other > 1)
+
+
+def test_who_comes_while_something_is_measured_waits_and_takes_the_same_value(tmp_path, monkeypatch):
+    monkeypatch.setenv("TUNESMITH_CACHE", str(tmp_path))
+    begun, values = [], iter(range(4))
+
+    def measure():
+        begun.append(time.monotonic())
+        time.sleep(0.2)
+        return next(values)
+
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda _: measurements.measured_once("speed.json", "here", measure), range(4)))
+    assert (found, len(begun)) == ([0] * 4, 1)
 
 
 def test_plain_conversations_end_each_reply_with_the_end_mark(tokenizer):

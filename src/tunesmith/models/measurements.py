@@ -7,22 +7,29 @@ import pathlib
 from collections.abc import Callable
 from typing import Any
 
+from filelock import FileLock
+
 from tunesmith.models.bundled import cache_folder
 
 
 def measured_once(file: str, key: str, measure: Callable[[], Any]) -> Any:
-    """The plain value kept under `key` in `file` of the cache folder; measured and kept if there is none."""
+    """The plain value kept under `key` in `file` of the cache folder; measured and kept if there is none.
+
+    Who comes while it is measured waits and takes the same value: two measurements at once would disturb each other,
+    and what is decided by them would depend on who kept its own last.
+    """
     path = cache_folder() / file
-    known: dict[str, Any] = {}
-    with contextlib.suppress(OSError, ValueError):
-        known = json.loads(path.read_text(encoding="utf-8"))
-    if key not in known:
-        known[key] = measure()
-        path.parent.mkdir(parents=True, exist_ok=True)
-        aside = path.with_suffix(f".{os.getpid()}")
-        aside.write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
-        aside.replace(path)
-    return known[key]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(path.with_suffix(".lock")):
+        known: dict[str, Any] = {}
+        with contextlib.suppress(OSError, ValueError):
+            known = json.loads(path.read_text(encoding="utf-8"))
+        if key not in known:
+            known[key] = measure()
+            aside = path.with_suffix(f".{os.getpid()}")
+            aside.write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
+            aside.replace(path)
+        return known[key]
 
 
 def cpu_model() -> str:

@@ -50,6 +50,7 @@ class Coordinator:
 
     def __enter__(self) -> "Coordinator":
         self.lease.__enter__()
+        self.study.known.guard = self.lease.check
         self.in_use = mark_in_use(self.folder)
         self.desk.__enter__()
         return self

@@ -3,7 +3,7 @@
 import datetime
 import math
 from bisect import bisect_left, insort
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from itertools import islice
 from typing import Any
 
@@ -21,10 +21,14 @@ Place = tuple[int, float, int]
 
 
 class Trials:
-    """Read from the database once; who asks for some by state, rung or rank gets them without reading all again."""
+    """Read from the database once; who asks for some by state, rung or rank gets them without reading all again.
+
+    `guard` is called before each write, and raises where this process must not write any more.
+    """
 
     def __init__(self, study: optuna.Study) -> None:
         self.study, self.storage = study, study._storage
+        self.guard: Callable[[], None] = lambda: None
         self.all: list[FrozenTrial] = []
         self.standings = Standings()
         self.sendings = self.reports = 0
@@ -65,6 +69,7 @@ class Trials:
         self, params: Mapping[str, Any], distributions: dict[str, BaseDistribution], **attributes: Any
     ) -> FrozenTrial:
         """A new trial that runs, with its parameters and attributes, in one transaction."""
+        self.guard()
         trial = optuna.trial.create_trial(
             state=TrialState.RUNNING, params=dict(params), distributions=distributions, user_attrs=attributes
         )
@@ -81,6 +86,7 @@ class Trials:
 
     def remember(self, number: int, **attributes: Any) -> None:
         """Set attributes of a running trial."""
+        self.guard()
         trial = self.all[number]
         for name, value in attributes.items():
             self.storage.set_trial_user_attr(trial._trial_id, name, value)
@@ -89,6 +95,7 @@ class Trials:
 
     def report(self, number: int, losses: Mapping[int, float]) -> None:
         """Record tune losses by the percentage of the training after which they were taken."""
+        self.guard()
         trial = self.all[number]
         for percent, loss in losses.items():
             self.storage.set_trial_intermediate_value(trial._trial_id, percent, loss)
@@ -98,6 +105,7 @@ class Trials:
 
     def end(self, number: int, state: TrialState, value: float | None) -> None:
         """End a trial."""
+        self.guard()
         trial = self.all[number]
         values = None if value is None else [value]
         self.storage.set_trial_state_values(trial._trial_id, state, values)
