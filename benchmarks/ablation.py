@@ -25,7 +25,7 @@ from typing import Any
 import torch
 
 from benchmarks.bench import Bench, interleave, load, machine, ratio, timed, write
-from benchmarks.fused import compare
+from benchmarks.fused import FUSED, compare
 from benchmarks.step import BATCH, LIMITS, STEPS, TUNED, OrderedSupervised, trl_side
 from tunesmith.config.experiment import AdapterConfig
 from tunesmith.config.method import SftConfig
@@ -36,12 +36,10 @@ from tunesmith.train.encode import IGNORED, Encoded
 from tunesmith.train.slots import engine as engines
 from tunesmith.train.slots.batch import Batch, build
 from tunesmith.train.slots.network import Groups, Network, Rotary, Walk
-from tunesmith.train.slots.passes import Limits
 from tunesmith.train.slots.slot import Plan
 
 ROUNDS = 7
 ALL = "nothing"
-NEVER = Limits(fuse=10**6, most=10**6)
 
 Side = Callable[[], float]
 
@@ -130,7 +128,7 @@ def main() -> None:
     for side in sides.values():
         side()  # what is allocated first is slow
     seconds = interleave(sides, rounds=ROUNDS)
-    fused = {tokens: compare(bench, tokens, NEVER) for tokens in (32, 128)}
+    fused = {tokens: compare(bench, tokens, FUSED) for tokens in (32, 128)}
     precision = str(bench.base.dtype).removeprefix("torch.")
     head = f"# What each lever of a step saves\n\n{where}\n\n"
     head += (
