@@ -8,6 +8,7 @@ import time
 
 import pytest
 from mlflow import MlflowClient
+from optuna.exceptions import StorageInternalError
 from tests import sweeps
 from tests.conftest import ROOT
 from tests.servers import tracking_server
@@ -55,10 +56,9 @@ def test_a_coordinator_that_slept_past_its_lease_writes_nothing_more(project):
     """Stopped while a trial trains, its study taken over by another machine's process, then woken."""
     sweep = sweeps.start(project)
     wait_for_steps(project)
-    sweep.send_signal(signal.SIGSTOP)
     study = sweeps.newest_study(project)
     taken = {"host": "elsewhere", "pid": 1, "started": "1", "token": "another", "beat": lease.now().isoformat()}
-    study.set_user_attr(lease.KEY, taken)
+    take_over(sweep, study, taken)
     trials, runs = study.get_trials(), statuses(project)
     time.sleep(5)  # its worker trains on meanwhile, and has results for it
     sweep.send_signal(signal.SIGCONT)
@@ -180,6 +180,20 @@ def test_a_signal_saves_what_was_trained_and_closes_every_run(project, sent, cod
     assert not group_lives(sweep.pid)
     trained = {name: max(steps) for name, steps in steps_logged(project).items() if steps}
     assert trained == {name: newest_checkpoint(project, name) for name in trained}
+
+
+def take_over(sweep, study, holder):
+    """Stop the coordinator and take its study; at another instant if it was writing and so holds the database."""
+    for _ in range(20):
+        sweep.send_signal(signal.SIGSTOP)
+        try:
+            study.set_user_attr(lease.KEY, holder)
+        except StorageInternalError:
+            sweep.send_signal(signal.SIGCONT)
+            time.sleep(0.3)
+        else:
+            return
+    raise AssertionError("the coordinator wrote at every instant")
 
 
 def steps_logged(project):
