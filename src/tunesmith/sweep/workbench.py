@@ -23,7 +23,7 @@ from tunesmith.evaluate.pairs import pair_scores
 from tunesmith.evaluate.replies import reply_scores, together
 from tunesmith.models.architecture import architecture_of
 from tunesmith.models.decoding import end_tokens
-from tunesmith.models.device import fix_threads, free_memory_mb, keep_memory, lacking_memory, place
+from tunesmith.models.device import Placement, fix_threads, free_memory_mb, keep_memory, lacking_memory, place
 from tunesmith.models.loading import adapter_effect, attach_saved, load_base, load_tokenizer, network_of, release
 from tunesmith.models.measurements import cpu_model, measured_once
 from tunesmith.models.references import resolve
@@ -41,6 +41,7 @@ from tunesmith.train.slots.coverage import covers, covers_model
 from tunesmith.train.slots.engine import DEFAULT_LIMITS, Engine
 from tunesmith.train.slots.network import Network
 
+CALIBRATIONS = "slots.json"
 LOSS = "tune/loss"
 MEMORY_SHARE = 0.25  # of what is free when a worker has loaded its base, for the activations of a pass
 
@@ -153,10 +154,9 @@ class Workbench:
         memory = free_memory_mb(self.base.device) * MEMORY_SHARE
         if self.uncovered(experiment) is not None:  # the engine still trains the trials that it covers, one by one
             return Sharing(fuse=1, most=self._most_tokens(memory), row_tokens=row_tokens)
-        place = f"{torch.cuda.get_device_name()}" if self.base.device.type == "cuda" else cpu_model()
-        key = f"{place}, {self.threads} threads, {self.base.dtype}, torch {torch.__version__}, {self.model.sha256[:16]}"
+        key = calibration_key(self.placement, self.threads, self.model.sha256)
         found: dict[str, Any] = measured_once(
-            "slots.json", key, lambda: asdict(calibrate(Engine(self.base), rows, memory_mb=memory))
+            CALIBRATIONS, key, lambda: asdict(calibrate(Engine(self.base), rows, memory_mb=memory))
         )
         ratios, most = {int(size): ratio for size, ratio in found["ratios"].items()}, self._most_tokens(memory)
         return Sharing(min(found["limits"]["fuse"], most), most, row_tokens, ratios)
@@ -219,6 +219,12 @@ class Workbench:
             rows = self.dataset.tune.rows
             rows = stratified(rows, count, by=config.stratify_by) if count else rows
         return self.method.encode(rows, self.tokenizer, max_length=self.experiment.model.max_length)
+
+
+def calibration_key(placement: Placement, threads: int, base_sha256: str) -> str:
+    """Under what a calibration is kept: the processor or device, how it computes, and the base."""
+    place = torch.cuda.get_device_name() if placement.device == "cuda" else cpu_model()
+    return f"{place}, {threads} threads, {placement.dtype}, torch {torch.__version__}, {base_sha256[:16]}"
 
 
 def _pairs(bench: Workbench, model: PreTrainedModel, items: Items, split: str) -> Scores:
