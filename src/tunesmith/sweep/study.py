@@ -65,7 +65,7 @@ class SweepStudy:
             params = proposals.propose(self.known.all, self.space, seed=self.seed + len(self.known.all))
             return self.known.create(params, distributions, sent=1, order=self.known.sendings + 1)
         number = queue[0].number
-        self.known.storage.set_trial_state_values(queue[0]._trial_id, TrialState.RUNNING)
+        self.known.begin(number)
         self._complete(number)
         self.send(number, 1)
         return self.known.all[number]

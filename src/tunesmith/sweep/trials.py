@@ -78,6 +78,11 @@ class Trials:
         self._append(trial)
         return trial
 
+    def begin(self, number: int) -> None:
+        """Take a trial out of the queue; it has its parameters still to be given."""
+        self.guard()
+        self.storage.set_trial_state_values(self.all[number]._trial_id, TrialState.RUNNING)
+
     def read_again(self, number: int) -> FrozenTrial:
         """A trial as the database has it, after Optuna wrote to it."""
         self.all[number] = self.storage.get_trial(self.all[number]._trial_id)
