@@ -2,6 +2,7 @@
 
 import datetime
 import json
+import multiprocessing
 import os
 import pathlib
 import platform
@@ -72,6 +73,18 @@ def timed(work: Callable[[], Any]) -> float:
     start = time.perf_counter()
     work()
     return time.perf_counter() - start
+
+
+def in_fresh_process(work: Callable[..., None], *arguments: Any) -> Any:
+    """What `work` sends by the pipe that is its last argument, called in a process of its own."""
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=work, args=(*arguments, theirs))
+    process.start()
+    theirs.close()
+    sent = ours.recv()
+    process.join()
+    return sent
 
 
 @dataclass(frozen=True)

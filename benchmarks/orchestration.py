@@ -9,7 +9,6 @@ the repeats.
 """
 
 import argparse
-import multiprocessing
 import os
 import pathlib
 import random
@@ -21,7 +20,7 @@ from typing import Any
 
 import yaml
 
-from benchmarks.bench import ROOT, machine, write
+from benchmarks.bench import ROOT, in_fresh_process, machine, write
 
 STEPS = 20
 
@@ -120,13 +119,7 @@ def sweep(trials: int, pipe: Any) -> None:
 
 def measure(trials: int) -> dict[str, float]:
     """Milliseconds a trial of a search in a fresh process: in all, and over the last tenth of its segments."""
-    context = multiprocessing.get_context("spawn")
-    ours, theirs = context.Pipe()
-    process = context.Process(target=sweep, args=(trials, theirs))
-    process.start()
-    theirs.close()
-    *clock, whole = ours.recv()
-    process.join()
+    *clock, whole = in_fresh_process(sweep, trials)
     last = max(1, len(clock) // 10)
     per_segment = (clock[-1] - clock[-1 - last]) / last
     return {"trial_ms": 1000 * whole / trials, "last_trial_ms": 1000 * per_segment * len(clock) / trials}

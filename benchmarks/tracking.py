@@ -10,7 +10,6 @@ them the calls that only begin and end runs.
 """
 
 import argparse
-import multiprocessing
 import os
 import pathlib
 import statistics
@@ -20,7 +19,7 @@ import time
 from collections import defaultdict
 from typing import Any
 
-from benchmarks.bench import machine, project, write
+from benchmarks.bench import in_fresh_process, machine, project, write
 
 SHARES = {"wall": "seconds in MLflow's client", "cpu": "processor seconds of these", "batches": "`log_batch` alone"}
 
@@ -79,13 +78,7 @@ def search(trials: int, pipe: Any) -> None:
 
 def measure(trials: int) -> dict[str, Any]:
     """Shares of the training time of one search in a fresh process."""
-    context = multiprocessing.get_context("spawn")
-    ours, theirs = context.Pipe()
-    process = context.Process(target=search, args=(trials, theirs))
-    process.start()
-    theirs.close()
-    calls, trained = ours.recv()
-    process.join()
+    calls, trained = in_fresh_process(search, trials)
     wall, cpu = (sum(call[n] for call in calls.values()) / trained for n in (1, 2))
     return {"trained_s": trained, "wall": wall, "cpu": cpu, "batches": calls["log_batch"][1] / trained, "calls": calls}
 
