@@ -24,7 +24,7 @@ from tunesmith.sweep.protocol import (
     Train,
 )
 from tunesmith.sweep.relay import Channel, Relay
-from tunesmith.train.checkpoint import room_for
+from tunesmith.train import checkpoint as checkpoints
 from tunesmith.train.recorder import Recorder
 from tunesmith.train.run import out_of_memory_explained, start_of
 from tunesmith.train.slots.engine import Engine
@@ -101,10 +101,8 @@ class Segments:
         relay.route("slots")
         recorder = self._recorder(segment, relay)
         cut = last_cut(folder.parent.parent, segment.key)
-        experiment = segment.job.experiment
-        training = SlotTraining(
-            self.engine, segment.key, experiment, recorder, folder=folder, at_most=cut, warn=relay.warn
-        )
+        found = checkpoints.newest(folder, at_most=cut, warn=relay.warn)
+        training = SlotTraining(self.engine, segment.key, segment.job.experiment, recorder, folder=folder, found=found)
         try:
             self._inherit(segment, training, relay)
         except TunesmithError:
@@ -194,7 +192,7 @@ class Segments:
         if steps:
             folder = checkpoints_of(next(iter(self.seats.values())).segment).parent.parent
             path = folder / CUTS.format(seat=self.bench.seat)
-            with room_for(path), manifest.writing_file(path) as aside:
+            with checkpoints.room_for(path), manifest.writing_file(path) as aside:
                 aside.write_text(json.dumps(steps) + "\n", encoding="utf-8")
         self.saved = time.monotonic()
 

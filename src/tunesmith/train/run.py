@@ -76,12 +76,7 @@ def save_adapter(model: PreTrainedModel, recorder: Recorder, folder: pathlib.Pat
 
 def out_of_memory_explained(experiment: Experiment, base: PreTrainedModel) -> contextlib.AbstractContextManager[None]:
     """Turn a lack of memory into a `TrainingError` with its remedies."""
-    return lacking_memory(lambda: out_of_memory(experiment, base))
-
-
-def out_of_memory(experiment: Experiment, base: PreTrainedModel) -> TrainingError:
-    """The error of a training that needs more memory than the device has."""
-    return TrainingError(out_of_memory_text(experiment, base))
+    return lacking_memory(lambda: TrainingError(out_of_memory_text(experiment, base)))
 
 
 @contextlib.contextmanager

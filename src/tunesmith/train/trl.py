@@ -75,23 +75,9 @@ class TrlTraining:
         sharded = self.team.parallel == "fsdp"
         model = self._begin(set_aside(self.base, self.team) if sharded else self.base)
         try:
-            saving = Saving(self._keep, save_seconds)
-            watch = Watch(self.recorder, stop, self.experiment, self.method, saving)
+            watch = Watch(self.recorder, stop, self.experiment, self.method, Saving(self._keep, save_seconds))
             with _quiet():
-                trainer = self.method.build_trainer(
-                    self.experiment,
-                    model,
-                    self.tokenizer,
-                    self.recorder.data,
-                    folder=self.folder / "trl",
-                    callbacks=[watch],
-                )
-                check_size(trainer.accelerator.num_processes, self.team.size)
-                trainer.remove_callback(PrinterCallback)
-                prepare(trainer, self.experiment)
-                if self.start is not None:  # after the reference policy was taken
-                    self.start.write_to(_adapter(model))
-                trainer._total_train_tokens = self.recorder.tokens  # TRL counts anew when it goes on
+                trainer = self._trainer(model, watch)
                 trainer.train(resume_from_checkpoint=str(self.found) if self.found else None)
                 model = self._whole(model, trainer) if sharded else model
                 part(self.team)
@@ -122,6 +108,20 @@ class TrlTraining:
         whole = self._begin(self.base.to(device))
         whole.load_state_dict(state)
         return whole
+
+    def _trainer(self, model: PreTrainedModel, watch: "Watch") -> Any:
+        """The method's trainer, ready to train the model that is to begin or go on."""
+        folder, data = self.folder / "trl", self.recorder.data
+        trainer = self.method.build_trainer(
+            self.experiment, model, self.tokenizer, data, folder=folder, callbacks=[watch]
+        )
+        check_size(trainer.accelerator.num_processes, self.team.size)
+        trainer.remove_callback(PrinterCallback)
+        prepare(trainer, self.experiment)
+        if self.start is not None:  # after the reference policy was taken
+            self.start.write_to(_adapter(model))
+        trainer._total_train_tokens = self.recorder.tokens  # TRL counts anew when it goes on
+        return trainer
 
     def _keep(self, step: int) -> None:
         """Turn what the trainer wrote into a checkpoint that is whole or absent."""

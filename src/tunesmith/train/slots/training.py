@@ -2,7 +2,6 @@
 
 import contextlib
 import pathlib
-import warnings
 from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import TypeVar
@@ -12,6 +11,7 @@ from peft import PeftModel
 from tunesmith.config.experiment import Experiment
 from tunesmith.errors import TrainingError
 from tunesmith.train import checkpoint as checkpoints
+from tunesmith.train.checkpoint import Checkpoint
 from tunesmith.train.recorder import Recorder
 from tunesmith.train.slots.engine import Engine
 from tunesmith.train.slots.passes import Key
@@ -24,9 +24,9 @@ K = TypeVar("K")
 
 
 class SlotTraining:
-    """A training that joins an engine, fresh or from its newest checkpoint, and follows its slot there.
+    """A training that joins an engine, fresh or from the checkpoint `found`, and follows its slot there.
 
-    `folder` is where its checkpoints are, of which one after step `at_most` or before is taken; None keeps none.
+    `folder` is where its checkpoints are kept; None keeps none.
     """
 
     def __init__(
@@ -37,11 +37,9 @@ class SlotTraining:
         recorder: Recorder,
         *,
         folder: pathlib.Path | None = None,
-        at_most: int | None = None,
-        warn: checkpoints.Warn = warnings.warn,
+        found: Checkpoint | None = None,
     ) -> None:
         self.engine, self.key, self.recorder, self.folder = engine, key, recorder, folder
-        found = checkpoints.newest(folder, at_most=at_most, warn=warn) if folder and folder.is_dir() else None
         plan = Plan.of(experiment, recorder.data)
         plan.objective.prepare(recorder.data, partial(engine.ask, plan), dtype=engine.network.dtype)
         self.slot = engine.join(key, plan, found)
