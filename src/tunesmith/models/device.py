@@ -99,6 +99,13 @@ def cpu_computes_bfloat16() -> bool:
     return any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))
 
 
+def cpu_reads_tiles() -> bool:
+    """Whether the CPU multiplies bfloat16 in AMX's tiles."""
+    import torch
+
+    return bool(torch.cpu.get_capabilities().get("amx_bf16", False))
+
+
 def cpu_gains_by_bfloat16() -> bool:
     """Whether a bfloat16 product is really faster on this CPU, by a measurement made once per machine.
 

@@ -14,7 +14,6 @@ from tunesmith.errors import TrainingError
 from tunesmith.train import checkpoint
 from tunesmith.train.loss import mean_loss
 from tunesmith.train.recorder import TrainingData
-from tunesmith.train.slots import attention
 from tunesmith.train.slots.batch import build
 from tunesmith.train.slots.coverage import covers, covers_adapter, covers_model, targeted
 from tunesmith.train.slots.engine import Engine
@@ -152,20 +151,6 @@ def test_architectures_are_run_exactly_or_refused(config, reason, plans):
     with engine.attached(0) as attached:
         expected = mean_loss(attached.get_base_model(), plans[2].rows, pad=0, batch_size=4)
     assert engine.measure([0], plans[2].rows)[0]["loss"] == pytest.approx(expected, rel=1e-6)
-
-
-def test_long_rows_through_the_fused_kernel_give_the_same_gradients(tiny_model, plans, monkeypatch):
-    def gradient():
-        engine = Engine(tiny_model)
-        slot = engine.join(0, plans[1])
-        slot.weights.data.copy_(torch.linspace(-0.1, 0.1, len(slot.weights)))
-        slot.update = lambda *_: None
-        engine.step()
-        return slot.gradient
-
-    explicit = gradient()
-    monkeypatch.setattr(attention, "EXPLICIT_UP_TO", 0)
-    torch.testing.assert_close(gradient(), explicit, rtol=1e-10, atol=1e-14)
 
 
 @pytest.mark.parametrize(

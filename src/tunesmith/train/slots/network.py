@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 from tunesmith.models.prefix import at_least_float32
 from tunesmith.train.slots import attention, linear, pieces
 from tunesmith.train.slots.batch import Batch, Tokens
+from tunesmith.train.slots.index import Heads, Index, index_of
 from tunesmith.train.slots.layout import MEMBERS
 from tunesmith.train.slots.stack import Adapters
 
@@ -46,7 +47,7 @@ class Rotary:
 
     cos: torch.Tensor
     sin: torch.Tensor
-    index: attention.Index
+    index: Index
 
 
 class Network:
@@ -57,7 +58,7 @@ class Network:
         first = model.model.layers[0].self_attn
         self.model = model
         self.epsilon = float(config.rms_norm_eps)
-        self.heads = attention.Heads(config.num_attention_heads, config.num_key_value_heads, first.head_dim)
+        self.heads = Heads(config.num_attention_heads, config.num_key_value_heads, first.head_dim)
         self.embedding = model.get_input_embeddings().weight
         self.output = model.get_output_embeddings().weight
         self.final_norm = model.model.norm.weight
@@ -80,8 +81,9 @@ class Network:
     def losses(self, batch: Batch, groups: Groups) -> torch.Tensor:
         """Negative log-likelihoods [losses] of the batch's labels in nats, without gradients."""
         x, rotary = self._start(batch)
-        for layer in range(len(self.blocks)):
-            x, _ = self._block_forward(layer, x, batch, rotary, groups)
+        with attention.products(self.device, self.dtype, self.heads):
+            for layer in range(len(self.blocks)):
+                x, _ = self._block_forward(layer, x, batch, rotary, groups)
         states = x.index_select(0, batch.states)
         losses, _ = pieces.head(self._final(states)[0], self.output, batch.labels, need_gradient=False)
         return losses
@@ -92,26 +94,27 @@ class Network:
 
         `slopes` says how fast the objective rises with each of the negative log-likelihoods, both [losses].
         """
-        x, rotary = self._start(batch)
-        tapes = []
-        for layer in range(len(self.blocks)):
-            x, tape = self._block_forward(layer, x, batch, rotary, groups)
-            tapes.append(tape)
-        states = x.index_select(0, batch.states)
-        hidden, inverse = self._final(states)
-        losses, gradient = pieces.head(hidden, self.output, batch.labels, need_gradient=True)
-        gradient = pieces.norm_backward(gradient * slopes(losses)[:, None], states, self.final_norm, inverse)
-        above = torch.zeros_like(x).index_add_(0, batch.states, gradient)
-        lowest = min(layer for layer, _ in groups)
-        for layer in range(len(self.blocks) - 1, lowest - 1, -1):
-            walk = Walk(self.blocks[layer], layer, tapes.pop(), batch.tokens, groups)
-            above = self._block_backward(walk, above, rotary, last=layer == lowest)
+        with attention.products(self.device, self.dtype, self.heads):
+            x, rotary = self._start(batch)
+            tapes = []
+            for layer in range(len(self.blocks)):
+                x, tape = self._block_forward(layer, x, batch, rotary, groups)
+                tapes.append(tape)
+            states = x.index_select(0, batch.states)
+            hidden, inverse = self._final(states)
+            losses, gradient = pieces.head(hidden, self.output, batch.labels, need_gradient=True)
+            gradient = pieces.norm_backward(gradient * slopes(losses)[:, None], states, self.final_norm, inverse)
+            above = torch.zeros_like(x).index_add_(0, batch.states, gradient)
+            lowest = min(layer for layer, _ in groups)
+            for layer in range(len(self.blocks) - 1, lowest - 1, -1):
+                walk = Walk(self.blocks[layer], layer, tapes.pop(), batch.tokens, groups)
+                above = self._block_backward(walk, above, rotary, last=layer == lowest)
 
     def _start(self, batch: Batch) -> tuple[torch.Tensor, Rotary]:
         x = self.embedding.index_select(0, batch.ids)
         exact = at_least_float32(x[:1])
         cos, sin = self.model.model.rotary_emb(exact, batch.positions[None])
-        index = attention.index(batch, self.heads, self.attention_dtype)
+        index = index_of(batch.buckets, len(batch.ids), self.heads, self.attention_dtype)
         cos, sin = (part[0][:, None].to(self.attention_dtype) for part in (cos, sin))
         return x, Rotary(cos, sin, index)
 
