@@ -8,7 +8,8 @@ from torch.nn import functional
 
 from tunesmith.models.prefix import at_least_float32
 
-HEAD_ROWS = 128  # losses whose logits are held at once
+HEAD_ROWS = 256  # losses whose logits are held at once
+SOFTMAX_ROWS = 16  # of them, those whose probabilities are computed at once, so that they stay in the cache
 
 
 def norm(x: torch.Tensor, weight: torch.Tensor, epsilon: float) -> tuple[torch.Tensor, torch.Tensor]:
@@ -62,23 +63,31 @@ def head(
 
     `hidden` [losses, width] holds the state before each predicted token, `output` [vocabulary, width] the output layer.
     The gradient of a loss with respect to the logits is softmax − one-hot, so it is computed here, some
-    rows at a time, and the logits of a whole batch are never held. Empty without `need_gradient`.
+    rows at a time, in place of the logits, and those of a whole batch are never held. Empty without `need_gradient`.
     """
     losses = hidden.new_empty(len(hidden), dtype=torch.promote_types(hidden.dtype, torch.float32))
     gradient = torch.empty_like(hidden if need_gradient else hidden[:0])
+    at_once = SOFTMAX_ROWS if hidden.device.type == "cpu" else HEAD_ROWS
     for start in range(0, len(hidden), HEAD_ROWS):
         rows = slice(start, start + HEAD_ROWS)
-        wanted = labels[rows, None]
-        logits = at_least_float32(hidden[rows] @ output.T)
-        logits -= logits.amax(-1, keepdim=True)
-        chosen = logits.gather(1, wanted)[:, 0]
-        total = logits.exp_().sum(-1)
-        losses[rows] = total.log() - chosen
+        logits = hidden[rows] @ output.T
+        parts = (torch.split(part, at_once) for part in (logits, labels[rows, None], losses[rows]))
+        for some, wanted, into in zip(*parts, strict=True):
+            into.copy_(_cross_entropy(some, wanted))
         if need_gradient:
-            logits /= total[:, None]
-            logits.scatter_add_(1, wanted, -torch.ones_like(total)[:, None])
-            gradient[rows] = _product(logits.to(hidden.dtype), output)
+            gradient[rows] = _product(logits, output)
     return losses, gradient
+
+
+def _cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Losses [rows] of labels [rows, 1]; `logits` become their gradients."""
+    exact = at_least_float32(logits)
+    exact -= exact.amax(-1, keepdim=True)
+    chosen = exact.gather(1, labels)[:, 0]
+    total = exact.exp_().sum(-1)
+    exact /= total[:, None]
+    logits.copy_(exact.scatter_add_(1, labels, -torch.ones_like(total)[:, None]))
+    return total.log() - chosen
 
 
 def _product(above: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
