@@ -29,8 +29,8 @@ def gradient(model, plan):
     "change",
     [
         {"EXPLICIT_UP_TO": 0},  # the fused kernel of long rows
-        {"CALLS": 0},  # as many groups as save a query
-        {"CALLS": 10**9},  # a single group
+        {"CALLS": {"cpu": 0}},  # as many groups as save a query
+        {"CALLS": {"cpu": 10**9}},  # a single group
         {"cpu_reads_tiles": lambda: True},  # lengths as AMX needs them
     ],
 )

@@ -12,7 +12,7 @@ import torch
 from tunesmith.models.device import cpu_reads_tiles
 
 EXPLICIT_UP_TO = 640  # tokens a row; the score matrices grow with the square
-CALLS = 4096  # another group's calls cost about as much as so many pairs of a query and a key
+CALLS = {"cpu": 2**12, "cuda": 2**20}  # another group costs as much as so many pairs of query and key; CUDA: estimated
 TILE = 32  # numbers; a product of bfloat16 on AMX may read beyond the end of a row of no multiple of them
 
 
@@ -61,11 +61,11 @@ def buckets_of(rows: Sequence[Row], *, device: torch.device) -> tuple[Bucket, ..
             short.append(row)
         elif row.own:  # a fused kernel asks from the first node on, as its causal mask does
             long.append(Row(row.nodes, own=len(row.nodes)))
-    return tuple(_bucket(group, device) for kind in (short, long) for group in _groups(kind))
+    return tuple(_bucket(group, device) for kind in (short, long) for group in _groups(kind, CALLS[device.type]))
 
 
-def _groups(rows: Sequence[Row]) -> list[list[Row]]:
-    """Rows in groups of like shape: those parts of the sorted rows that cost least.
+def _groups(rows: Sequence[Row], calls: int) -> list[list[Row]]:
+    """Rows in groups of like shape: those parts of the sorted rows that cost least, each `calls` besides its pairs.
 
     `best[n]` is the least that the first n rows can cost, and where their last group begins.
     """
@@ -76,7 +76,7 @@ def _groups(rows: Sequence[Row]) -> list[list[Row]]:
         for begin in range(end - 1, -1, -1):
             longest = max(longest, len(rows[begin].nodes))
             pairs = (end - begin) * rows[begin].own * longest
-            costs.append((best[begin][0] + pairs + CALLS, begin))
+            costs.append((best[begin][0] + pairs + calls, begin))
         best.append(min(costs))
     groups, end = [], len(rows)
     while end:
