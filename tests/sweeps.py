@@ -29,6 +29,8 @@ ENTRY_POINT = (
 )
 MLFLOW = str(pathlib.Path(sys.executable).parent / "mlflow")
 
+STARTED: list[subprocess.Popen[str]] = []
+
 
 def launcher(entry: str, *arguments: str) -> list[str]:
     """The command by which MLflow's own launcher runs an entry point."""
@@ -60,7 +62,18 @@ def begin(project: pathlib.Path, command: list[str], **env: str) -> subprocess.P
     """Start a command that runs a sweep."""
     variables = environment(**{"TUNESMITH_CPU_WORKERS": "1", **env})
     log = (project / "sweep.log").open("a")
-    return subprocess.Popen(command, cwd=project, env=variables, stderr=log, text=True, start_new_session=True)
+    sweep = subprocess.Popen(command, cwd=project, env=variables, stderr=log, text=True, start_new_session=True)
+    STARTED.append(sweep)
+    return sweep
+
+
+def end_all() -> None:
+    """Kill what is left of all sweeps that were begun; a test that failed may have left one, even a stopped one."""
+    while STARTED:
+        sweep = STARTED.pop()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(sweep.pid, signal.SIGKILL)
+        sweep.wait()
 
 
 def log_of(project: pathlib.Path) -> str:

@@ -41,6 +41,13 @@ def calibrated(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
+@pytest.fixture(autouse=True)
+def no_sweep_is_left() -> Iterator[None]:
+    """A sweep ends with its test, so that one that failed does not slow the next ones down."""
+    yield
+    sweeps.end_all()
+
+
 @pytest.fixture(scope="session")
 def finished(
     tmp_path_factory: pytest.TempPathFactory, empty_store: pathlib.Path
