@@ -29,9 +29,9 @@ def gradient(model, plan):
     "change",
     [
         {"EXPLICIT_UP_TO": 0},  # the fused kernel of long rows
+        {"EXPLICIT_UP_TO": 40},  # for some
         {"CALLS": {"cpu": 0}},  # as many groups as save a query
         {"CALLS": {"cpu": 10**9}},  # a single group
-        {"cpu_reads_tiles": lambda: True},  # lengths as AMX needs them
     ],
 )
 def test_no_grouping_of_rows_changes_a_gradient(tiny_model, plans, monkeypatch, change):
@@ -61,32 +61,24 @@ def test_rows_are_parted_where_that_costs_least():
     assert len(buckets_of(small, device=CPU)) == 1
 
 
-@pytest.mark.parametrize(("amx", "rounds"), [(False, True), (True, False)])
-def test_beside_a_bfloat16_base_attention_rounds_its_factors(tiny_path, plans_on, monkeypatch, amx, rounds):
-    """Not on AMX, since the tiny model's heads are no multiple of a tile wide."""
-    if rounds and cpu_reads_tiles():
-        pytest.skip("a product of such heads may read beyond its factors on this CPU")
-    model = AutoModelForCausalLM.from_pretrained(tiny_path, dtype=torch.bfloat16).eval()
-    seen = []
-    forward = attention.forward
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("amx", [False, True])
+def test_onednn_multiplies_in_attention_where_that_rounds_nothing(tiny_path, plans_on, monkeypatch, dtype, amx):
+    model = AutoModelForCausalLM.from_pretrained(tiny_path, dtype=dtype).eval()
+    before, seen, forward = BACKEND.matmul.fp32_precision, [], attention.forward
     monkeypatch.setattr(attention, "cpu_reads_tiles", lambda: amx)
     monkeypatch.setattr(
         attention, "forward", lambda *given: seen.append(BACKEND.matmul.fp32_precision) or forward(*given)
     )
-    before = BACKEND.matmul.fp32_precision
-    rounded = gradient(model, plans_on(model)[1])
-    assert set(seen) == {"bf16" if rounds else before}
-    assert BACKEND.matmul.fp32_precision == before != "bf16"
-    monkeypatch.setattr(attention, "cpu_reads_tiles", lambda: True)
-    exact = gradient(model, plans_on(model)[1])
-    assert (rounded - exact).norm() / exact.norm() < (0.02 if rounds else 1e-12)
-
-
-def test_beside_a_float32_base_nothing_is_rounded(tiny_path, plans_on, monkeypatch):
-    model = AutoModelForCausalLM.from_pretrained(tiny_path, dtype=torch.float32).eval()
-    before, seen, forward = BACKEND.matmul.fp32_precision, [], attention.forward
-    monkeypatch.setattr(
-        attention, "forward", lambda *given: seen.append(BACKEND.matmul.fp32_precision) or forward(*given)
-    )
     gradient(model, plans_on(model)[1])
-    assert set(seen) == {before}
+    assert set(seen) == {"bf16" if dtype == torch.bfloat16 and not amx else before}
+    assert BACKEND.matmul.fp32_precision == before != "bf16"
+
+
+@pytest.mark.skipif(cpu_reads_tiles(), reason="with AMX this setting would round, and is not made")
+def test_the_setting_rounds_nothing_here():
+    left, right = (torch.randn(3, 90, 64, generator=torch.Generator().manual_seed(n)) for n in (1, 2))
+    with attention.products(CPU, torch.bfloat16):
+        found = torch.bmm(left, right.transpose(1, 2))
+    expected = torch.bmm(left.double(), right.double().transpose(1, 2))
+    assert (found - expected).norm() / expected.norm() < 1e-6  # 2e-3 if factors were rounded

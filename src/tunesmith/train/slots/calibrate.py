@@ -58,7 +58,8 @@ def most_tokens(network: Network, memory_mb: float) -> int:
     """How many tokens a training pass may have, from what the tapes of all blocks keep of each.
 
     Counted per token and block: six vectors of the model's width and three of the unit's in the base's
-    precision, the heads in that of attention, and one row of probabilities per head, of 256 tokens.
+    precision, the heads in that of attention, and one row of probabilities per head, of 256 tokens. Rows that
+    add little to a long beginning keep more, up to twice as much: each has keys and values of its own.
     """
     block = network.blocks[0].groups
     width, unit = block["out"].weights[0].shape[0], block["up"].weights[0].shape[0]

@@ -33,7 +33,7 @@ class Rows:
 
     `query` lists rows of a [nodes · all heads, width] matrix in the order [rows, query heads, queries],
     `key` and `value` in the order [rows, key-value heads, keys]. `out` does as `query` for a matrix
-    [nodes · query heads, width]; `used` [rows, 1, queries, 1] is 1 where a node's output is taken from.
+    [nodes · query heads, width]; `used` [rows, 1, queries, 1] is 1 at the place of a node's output, else 0.
     `mask` [rows · key-value heads, query heads of each · queries, keys] is −∞ where a key follows a query; None for
     rows whose scores are not computed explicitly.
     """

@@ -81,7 +81,7 @@ class Network:
     def losses(self, batch: Batch, groups: Groups) -> torch.Tensor:
         """Negative log-likelihoods [losses] of the batch's labels in nats, without gradients."""
         x, rotary = self._start(batch)
-        with attention.products(self.device, self.dtype, self.heads):
+        with attention.products(self.device, self.dtype):
             for layer in range(len(self.blocks)):
                 x, _ = self._block_forward(layer, x, batch, rotary, groups)
         states = x.index_select(0, batch.states)
@@ -94,9 +94,9 @@ class Network:
 
         `slopes` says how fast the objective rises with each of the negative log-likelihoods, both [losses].
         """
-        with attention.products(self.device, self.dtype, self.heads):
-            x, rotary = self._start(batch)
-            tapes = []
+        x, rotary = self._start(batch)
+        tapes = []
+        with attention.products(self.device, self.dtype):
             for layer in range(len(self.blocks)):
                 x, tape = self._block_forward(layer, x, batch, rotary, groups)
                 tapes.append(tape)

@@ -4,16 +4,14 @@ What a row has in common with earlier rows is computed there: of those nodes a r
 asks no queries. So a row of 126 tokens that shares its first 63 has score matrices half as high.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 
-from tunesmith.models.device import cpu_reads_tiles
-
 EXPLICIT_UP_TO = 640  # tokens a row; the score matrices grow with the square
 CALLS = {"cpu": 2**12, "cuda": 2**20}  # another group costs as much as so many pairs of query and key; CUDA: estimated
-TILE = 32  # numbers; a product of bfloat16 on AMX may read beyond the end of a row of no multiple of them
 
 
 @dataclass(frozen=True)
@@ -29,7 +27,8 @@ class Bucket:
     """Rows of like shape: the node at each position, [rows, longest]; behind a row's end, its first node.
 
     `lengths` [rows, 1] are those of the rows. Each row asks `queries` queries, at the positions from its `starts`
-    [rows, 1] on; what it needs not ask, or lies behind its end, among them.
+    [rows, 1] on. Some of these may be asked by an earlier row already, or lie behind the row's end; nobody uses their
+    results.
     """
 
     nodes: torch.Tensor
@@ -54,7 +53,7 @@ def explicit(device: torch.device, length: int) -> bool:
 
 
 def buckets_of(rows: Sequence[Row], *, device: torch.device) -> tuple[Bucket, ...]:
-    """All rows that have nodes of their own, each in one bucket."""
+    """All rows with nodes of their own, each in one bucket; long rows, and all on CUDA, ask for all their nodes."""
     short, long = [], []
     for row in rows:
         if row.own and explicit(device, len(row.nodes)):
@@ -70,14 +69,16 @@ def _groups(rows: Sequence[Row], calls: int) -> list[list[Row]]:
     `best[n]` is the least that the first n rows can cost, and where their last group begins.
     """
     rows = sorted(rows, key=lambda row: (row.own, len(row.nodes)), reverse=True)
-    best = [(0, 0)]
+    best: list[tuple[float, int]] = [(0, 0)]
     for end in range(1, len(rows) + 1):
-        longest, costs = 0, []
+        longest, least = 0, (math.inf, 0)
         for begin in range(end - 1, -1, -1):
             longest = max(longest, len(rows[begin].nodes))
-            pairs = (end - begin) * rows[begin].own * longest
-            costs.append((best[begin][0] + pairs + calls, begin))
-        best.append(min(costs))
+            cost = (end - begin) * rows[begin].own * longest + calls
+            if cost > least[0]:  # and a longer part costs still more
+                break
+            least = min(least, (best[begin][0] + cost, begin))
+        best.append(least)
     groups, end = [], len(rows)
     while end:
         begin = best[end][1]
@@ -86,15 +87,8 @@ def _groups(rows: Sequence[Row], calls: int) -> list[list[Row]]:
     return groups[::-1]
 
 
-def _granule(device: torch.device) -> int:
-    """The number of which a bucket's queries and keys are multiples."""
-    return TILE if device.type == "cpu" and cpu_reads_tiles() else 1
-
-
 def _bucket(rows: Sequence[Row], device: torch.device) -> Bucket:
-    granule = _granule(device)
-    sizes = max(len(row.nodes) for row in rows), max(row.own for row in rows)
-    longest, queries = (-(-size // granule) * granule for size in sizes)
+    longest, queries = max(len(row.nodes) for row in rows), max(row.own for row in rows)
     nodes = [row.nodes + row.nodes[:1] * (longest - len(row.nodes)) for row in rows]
     starts = [min(len(row.nodes) - row.own, longest - queries) for row in rows]
     return Bucket(
