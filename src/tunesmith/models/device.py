@@ -99,8 +99,8 @@ def cpu_computes_bfloat16() -> bool:
     return any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))
 
 
-def cpu_reads_tiles() -> bool:
-    """Whether the CPU multiplies bfloat16 in AMX's tiles."""
+def cpu_has_amx() -> bool:
+    """Whether the CPU multiplies bfloat16 by AMX."""
     import torch
 
     return bool(torch.cpu.get_capabilities().get("amx_bf16", False))

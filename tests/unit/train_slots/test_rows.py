@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from tunesmith.models.device import cpu_reads_tiles
+from tunesmith.models.device import cpu_has_amx
 from tunesmith.train.slots import attention
 from tunesmith.train.slots import rows as slot_rows
 from tunesmith.train.slots.batch import build
@@ -30,8 +30,8 @@ def gradient(model, plan):
     [
         {"EXPLICIT_UP_TO": 0},  # the fused kernel of long rows
         {"EXPLICIT_UP_TO": 40},  # for some
-        {"CALLS": {"cpu": 0}},  # as many groups as save a query
-        {"CALLS": {"cpu": 10**9}},  # a single group
+        {"GROUP_COST": {"cpu": 0}},  # as many groups as save a query
+        {"GROUP_COST": {"cpu": 10**9}},  # a single group
     ],
 )
 def test_no_grouping_of_rows_changes_a_gradient(tiny_model, plans, monkeypatch, change):
@@ -66,7 +66,7 @@ def test_rows_are_parted_where_that_costs_least():
 def test_onednn_multiplies_in_attention_where_that_rounds_nothing(tiny_path, plans_on, monkeypatch, dtype, amx):
     model = AutoModelForCausalLM.from_pretrained(tiny_path, dtype=dtype).eval()
     before, seen, forward = BACKEND.matmul.fp32_precision, [], attention.forward
-    monkeypatch.setattr(attention, "cpu_reads_tiles", lambda: amx)
+    monkeypatch.setattr(attention, "cpu_has_amx", lambda: amx)
     monkeypatch.setattr(
         attention, "forward", lambda *given: seen.append(BACKEND.matmul.fp32_precision) or forward(*given)
     )
@@ -75,10 +75,10 @@ def test_onednn_multiplies_in_attention_where_that_rounds_nothing(tiny_path, pla
     assert BACKEND.matmul.fp32_precision == before != "bf16"
 
 
-@pytest.mark.skipif(cpu_reads_tiles(), reason="with AMX this setting would round, and is not made")
+@pytest.mark.skipif(cpu_has_amx(), reason="with AMX this setting would round, and is not made")
 def test_the_setting_rounds_nothing_here():
     left, right = (torch.randn(3, 90, 64, generator=torch.Generator().manual_seed(n)) for n in (1, 2))
-    with attention.products(CPU, torch.bfloat16):
+    with attention.onednn_products(CPU, torch.bfloat16):
         found = torch.bmm(left, right.transpose(1, 2))
     expected = torch.bmm(left.double(), right.double().transpose(1, 2))
     assert (found - expected).norm() / expected.norm() < 1e-6  # 2e-3 if factors were rounded

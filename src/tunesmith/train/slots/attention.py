@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-from tunesmith.models.device import cpu_reads_tiles
+from tunesmith.models.device import cpu_has_amx
 from tunesmith.train.slots.index import Heads, Index, Rows
 
 
@@ -29,7 +29,7 @@ class Saved:
 
 
 @contextlib.contextmanager
-def products(device: torch.device, base: torch.dtype) -> Iterator[None]:
+def onednn_products(device: torch.device, base: torch.dtype) -> Iterator[None]:
     """Within, oneDNN computes float32 products beside a bfloat16 `base` on a CPU without AMX.
 
     On an AMD EPYC, MKL takes twice as long. PyTorch hands the products over once their factors may be rounded to
@@ -37,7 +37,7 @@ def products(device: torch.device, base: torch.dtype) -> Iterator[None]:
     """
     backend: Any = torch.backends.mkldnn  # its stub knows no `matmul`
     before = backend.matmul.fp32_precision
-    if device.type == "cpu" and base == torch.bfloat16 and not cpu_reads_tiles():
+    if device.type == "cpu" and base == torch.bfloat16 and not cpu_has_amx():
         backend.matmul.fp32_precision = "bf16"
     try:
         yield

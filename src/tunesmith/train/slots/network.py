@@ -81,7 +81,7 @@ class Network:
     def losses(self, batch: Batch, groups: Groups) -> torch.Tensor:
         """Negative log-likelihoods [losses] of the batch's labels in nats, without gradients."""
         x, rotary = self._start(batch)
-        with attention.products(self.device, self.dtype):
+        with attention.onednn_products(self.device, self.dtype):
             for layer in range(len(self.blocks)):
                 x, _ = self._block_forward(layer, x, batch, rotary, groups)
         states = x.index_select(0, batch.states)
@@ -96,7 +96,7 @@ class Network:
         """
         x, rotary = self._start(batch)
         tapes = []
-        with attention.products(self.device, self.dtype):
+        with attention.onednn_products(self.device, self.dtype):
             for layer in range(len(self.blocks)):
                 x, tape = self._block_forward(layer, x, batch, rotary, groups)
                 tapes.append(tape)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 
 EXPLICIT_UP_TO = 640  # tokens a row; the score matrices grow with the square
-CALLS = {"cpu": 2**12, "cuda": 2**20}  # another group costs as much as so many pairs of query and key; CUDA: estimated
+GROUP_COST = {"cpu": 2**12, "cuda": 2**20}  # of another group, in pairs of query and key; for CUDA estimated
 
 
 @dataclass(frozen=True)
@@ -60,11 +60,11 @@ def buckets_of(rows: Sequence[Row], *, device: torch.device) -> tuple[Bucket, ..
             short.append(row)
         elif row.own:  # a fused kernel asks from the first node on, as its causal mask does
             long.append(Row(row.nodes, own=len(row.nodes)))
-    return tuple(_bucket(group, device) for kind in (short, long) for group in _groups(kind, CALLS[device.type]))
+    return tuple(_bucket(group, device) for kind in (short, long) for group in _groups(kind, GROUP_COST[device.type]))
 
 
-def _groups(rows: Sequence[Row], calls: int) -> list[list[Row]]:
-    """Rows in groups of like shape: those parts of the sorted rows that cost least, each `calls` besides its pairs.
+def _groups(rows: Sequence[Row], overhead: int) -> list[list[Row]]:
+    """Rows in groups of like shape: those parts of the sorted rows that cost least, each `overhead` besides its pairs.
 
     `best[n]` is the least that the first n rows can cost, and where their last group begins.
     """
@@ -74,7 +74,7 @@ def _groups(rows: Sequence[Row], calls: int) -> list[list[Row]]:
         longest, least = 0, (math.inf, 0)
         for begin in range(end - 1, -1, -1):
             longest = max(longest, len(rows[begin].nodes))
-            cost = (end - begin) * rows[begin].own * longest + calls
+            cost = (end - begin) * rows[begin].own * longest + overhead
             if cost > least[0]:  # and a longer part costs still more
                 break
             least = min(least, (best[begin][0] + cost, begin))
