@@ -111,10 +111,12 @@ def test_a_running_sweep_is_watched_extended_paused_and_stopped_from_outside(pro
     second = invoke("sweep", *sweeps.SMOKE, "--resume")
     assert second.exit_code == 2
     assert f"is run by process {sweep.pid} on" in second.stderr
+    while not newest_checkpoint(project, "trial-0") and time.monotonic() < until:
+        time.sleep(0.1)  # "paused" says that it was asked to: a worker finishes its step and saves it
     refused = study("add-trial", "--set", "method.learning_rate=0.9")
     assert "method.learning_rate=0.9: outside the range of this sweep" in refused.stderr
     added = study("add-trial", "--set", "method.learning_rate=0.003", "--clone", "0", "--warm")
-    assert "will try method.learning_rate=0.003" in added.stdout
+    assert "will try method.learning_rate=0.003" in added.stdout, added.stderr
     before = len(sweeps.runs_of(project, "trial"))
     assert before < 20
     assert study("resume").exit_code == 0
@@ -213,8 +215,9 @@ def wait_for_steps(project, seconds=90):
 
 
 def newest_checkpoint(project, name):
-    """The step after which a training was last saved."""
-    return max(int(path.name[5:]) for path in project.glob(f".tunesmith/sweeps/*/{name}/checkpoints/step-*"))
+    """The step after which a training was last saved; 0 before."""
+    saved = project.glob(f".tunesmith/sweeps/*/{name}/checkpoints/step-*[0-9]")
+    return max((int(path.name[5:]) for path in saved), default=0)
 
 
 def statuses(project):
