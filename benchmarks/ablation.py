@@ -8,6 +8,7 @@ its own adapter. Taken away are:
 - shared beginnings: what rows begin with in common is computed once for each of them.
 - flat rows: rows are padded to the longest of the step.
 - the output layer at labelled positions: it is computed at every token.
+- laid-out weights: products read the model's own weights, and lay them out anew each time.
 - kept activations: every block is computed again on the way back, as gradient checkpointing does.
 - the precision: the one that this machine was not found to be faster in, unless it would only emulate that.
 - the written-out backward pass: PyTorch's autograd over PEFT's modules and TRL's trainer, the other levers as they are.
@@ -42,6 +43,14 @@ ROUNDS = 7
 ALL = "nothing"
 
 Side = Callable[[], float]
+
+
+class Plain(Network):
+    """A network that multiplies by the model's own weights."""
+
+    def lay_out(self, pack: bool) -> None:
+        """Never."""
+        super().lay_out(pack=False)
 
 
 class Recomputing(Network):
@@ -102,6 +111,7 @@ def levers(bench: Bench) -> dict[str, Side]:
         "shared beginnings": lean(bench, rows, share=False),
         "flat rows": lean(bench, padded(rows, filler)),
         "the output layer at labelled positions": lean(bench, [replace(row, labels=row.input_ids) for row in rows]),
+        "laid-out weights": lean(bench, rows, network=Plain),
         "kept activations": lean(bench, rows, network=Recomputing),
         **other_precision(bench),
         "the written-out backward pass": lambda: autograd(rows * STEPS),

@@ -7,6 +7,7 @@ from tunesmith.config import overrides
 from tunesmith.config.experiment import Experiment
 from tunesmith.errors import ConfigError
 from tunesmith.models.device import free_memory_mb, place
+from tunesmith.models.packed import COPIES, may_pack
 from tunesmith.train.slots.coverage import targeted
 from tunesmith.train.team import team
 
@@ -18,18 +19,23 @@ ACTIVATIONS_PER_WIDTH = 34  # values kept per token, layer and unit of width (Ko
 def estimate_memory(
     experiment: Experiment, config: PretrainedConfig, *, weights: tuple[int, int], row: tuple[int, int]
 ) -> float:
-    """Estimated peak bytes: weights, adapter with its optimiser, activations and logits of a micro-batch.
+    """Estimated peak bytes: weights and their laid-out copies, adapter with its optimiser, activations and logits.
+
+    Activations and logits are those of a micro-batch.
 
     `weights` counts those of the base and those trained, `row` the tokens of the longest row and those in the loss.
     """
     (parameters, trainable), (longest, supervised), method = weights, row, experiment.method
-    itemsize = place(experiment.model).dtype.itemsize
+    placement = place(experiment.model)
+    itemsize = placement.dtype.itemsize
     width = NF4_BYTES if experiment.adapter.kind == "qlora" else itemsize
+    copies = COPIES * parameters * itemsize if experiment.adapter.kind == "lora" else 0
+    laid_out = copies if may_pack(copies, torch.device(placement.device), placement.dtype) else 0
     batch = team().rows_at_once(method)
     layers = 1 if method.gradient_checkpointing else config.num_hidden_layers
     activations = batch * longest * config.hidden_size * layers * ACTIVATIONS_PER_WIDTH * itemsize / 2
     logits = 3 * batch * supervised * config.vocab_size * 4
-    return float(parameters * width + trainable * ADAM_BYTES + activations + logits)
+    return float(parameters * width + laid_out + trainable * ADAM_BYTES + activations + logits)
 
 
 def out_of_memory_text(experiment: Experiment, base: PreTrainedModel) -> str:

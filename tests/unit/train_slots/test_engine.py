@@ -234,7 +234,7 @@ def test_a_batch_holds_no_padding_computes_beginnings_once_and_the_head_where_a_
     batch = build([flat, rows[3:5]], device=device)
     bodies = [sum(len(row.input_ids) - len(PROMPT) for row in part) for part in (flat, rows[3:5])]
     assert len(batch.ids) == 2 * len(PROMPT) + sum(bodies)  # a prompt for each slot, whose adapters differ
-    assert batch.tokens.spans == ((0, len(PROMPT) + bodies[0]), (len(PROMPT) + bodies[0], len(batch.ids)))
+    assert batch.tokens.counts == (len(PROMPT) + bodies[0], len(batch.ids) - len(PROMPT) - bodies[0])
     assert len(batch.states) == len(batch.labels) == sum(row.supervised for row in rows[:5])
     alone = build([flat], device=device, share=False)
     assert len(alone.ids) == sum(len(row.input_ids) for row in flat)

@@ -4,6 +4,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from tunesmith.models import packed
 from tunesmith.models.device import cpu_has_amx
 from tunesmith.train.slots import attention
 from tunesmith.train.slots import rows as slot_rows
@@ -63,15 +64,19 @@ def test_rows_are_parted_where_that_costs_least():
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("amx", [False, True])
-def test_onednn_multiplies_in_attention_where_that_rounds_nothing(tiny_path, plans_on, monkeypatch, dtype, amx):
+@pytest.mark.parametrize("gains", [False, True])
+def test_onednn_multiplies_in_attention_where_that_pays_and_rounds_nothing(
+    tiny_path, plans_on, monkeypatch, dtype, amx, gains
+):
     model = AutoModelForCausalLM.from_pretrained(tiny_path, dtype=dtype).eval()
     before, seen, forward = BACKEND.matmul.fp32_precision, [], attention.forward
     monkeypatch.setattr(attention, "cpu_has_amx", lambda: amx)
+    monkeypatch.setattr(packed, "cpu_gains_by_onednn", lambda: gains)
     monkeypatch.setattr(
         attention, "forward", lambda *given: seen.append(BACKEND.matmul.fp32_precision) or forward(*given)
     )
     gradient(model, plans_on(model)[1])
-    assert set(seen) == {"bf16" if dtype == torch.bfloat16 and not amx else before}
+    assert set(seen) == {"bf16" if not amx and (gains or dtype == torch.bfloat16) else before}
     assert BACKEND.matmul.fp32_precision == before != "bf16"
 
 

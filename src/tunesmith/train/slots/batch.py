@@ -12,16 +12,22 @@ import torch
 
 from tunesmith.models.trie import Trie
 from tunesmith.train.encode import IGNORED, Encoded, Labelled
-from tunesmith.train.slots.padded import Padding, Span, padding
+from tunesmith.train.slots.padded import Padding, padding
 from tunesmith.train.slots.rows import Bucket, Row, buckets_of
+
+Span = tuple[int, int]
 
 
 @dataclass(frozen=True)
 class Tokens:
-    """Each slot's nodes, and how they are padded for batched products if that pays."""
+    """How many nodes each slot has, and how they are padded for batched products if that pays."""
 
-    spans: tuple[Span, ...]
+    counts: tuple[int, ...]
     padding: Padding | None
+
+    def split(self, matrix: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Each slot's own rows of a matrix with a row for each node."""
+        return torch.split(matrix, list(self.counts))
 
 
 @dataclass(frozen=True)
@@ -45,7 +51,7 @@ def build(parts: Sequence[Sequence[Labelled]], *, device: torch.device, share: b
     """The batch of some slots' rows. Without `share` no node is shared."""
     trie = Trie()
     found: list[Row] = []
-    spans, loss_spans = [], []
+    counts, loss_spans = [], []
     states: list[int] = []
     labels: list[int] = []
     for rows in parts:
@@ -60,12 +66,12 @@ def build(parts: Sequence[Sequence[Labelled]], *, device: torch.device, share: b
                 if label != IGNORED:
                     states.append(node)
                     labels.append(label)
-        spans.append((first, len(trie.ids)))
+        counts.append(len(trie.ids) - first)
         loss_spans.append((first_loss, len(states)))
     return Batch(
         ids=torch.tensor(trie.ids, device=device),
         positions=torch.tensor(trie.positions, device=device),
-        tokens=Tokens(tuple(spans), padding(spans, device)),
+        tokens=Tokens(tuple(counts), padding(counts, device)),
         buckets=buckets_of(found, device=device),
         states=torch.tensor(states, device=device, dtype=torch.long),
         labels=torch.tensor(labels, device=device, dtype=torch.long),

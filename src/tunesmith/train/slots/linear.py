@@ -7,86 +7,68 @@ The products with the frozen W run over the rows of all slots at once; those wit
 rows of one slot only, so that a neighbour's infinities stay its own.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-
 import torch
-from torch.nn import functional
 
 from tunesmith.train.slots import padded
 from tunesmith.train.slots.batch import Tokens
+from tunesmith.train.slots.frozen import Frozen
 from tunesmith.train.slots.stack import Adapters
 
 Saved = tuple[torch.Tensor, torch.Tensor]
 """The input of a group with adapters, and x Aᵀ [tokens, targets · rank]; padded or not."""
 
 
-@dataclass(frozen=True)
-class Frozen:
-    """The base's weights [outputs, inputs] and biases of a group, by member."""
-
-    weights: tuple[torch.Tensor, ...]
-    biases: tuple[torch.Tensor | None, ...]
-
-
 def forward(
     frozen: Frozen, adapters: Adapters | None, x: torch.Tensor, tokens: Tokens
-) -> tuple[list[torch.Tensor], Saved | None]:
-    """Outputs of a group's layers for x [tokens, inputs], and what their backward pass needs."""
-    outputs = [functional.linear(x, weight, bias) for weight, bias in zip(frozen.weights, frozen.biases, strict=True)]
+) -> tuple[torch.Tensor, Saved | None]:
+    """Outputs [tokens, all outputs] of a group's layers for x [tokens, inputs], and what their backward pass needs."""
+    whole = frozen.forward(x)
     if adapters is None:
-        return outputs, None
+        return whole, None
     if tokens.padding is not None:
-        return outputs, padded.forward(adapters, outputs, x, tokens.padding)
+        return whole, padded.forward(adapters, frozen.split(whole), x, tokens.padding)
     hidden = x.new_empty(len(x), adapters.a.shape[1])
-    rank = adapters.rank
-    for k, (start, end) in enumerate(tokens.spans):
-        torch.mm(x[start:end], adapters.a[k].T, out=hidden[start:end])
-        for n, member in enumerate(adapters.members):
-            part = hidden[start:end, n * rank : (n + 1) * rank]
-            outputs[member][start:end].addmm_(part, adapters.b[n][k].T)
-    return outputs, (x, hidden)
+    slots = zip(*(tokens.split(part) for part in (x, hidden, whole)), strict=True)
+    for k, (own_x, own_hidden, own_whole) in enumerate(slots):
+        torch.mm(own_x, adapters.a[k].T, out=own_hidden)
+        outputs = frozen.split(own_whole)
+        for n, part in enumerate(own_hidden.split(adapters.rank, dim=1)):
+            outputs[adapters.members[n]].addmm_(part, adapters.b[n][k].T)
+    return whole, (x, hidden)
 
 
 def adapter_gradients(
-    adapters: Adapters | None, gradients: Sequence[torch.Tensor], saved: Saved | None, tokens: Tokens
+    frozen: Frozen, adapters: Adapters | None, gradient: torch.Tensor, saved: Saved | None, tokens: Tokens
 ) -> torch.Tensor | None:
     """Write the gradients of A and B into their stack; returns that of x Aᵀ, for `input_gradient`.
 
-    `gradients` are those of the outputs; `saved` is what `forward` gave.
+    `gradient` is that of the outputs, [tokens, all outputs]; `saved` is what `forward` gave.
     """
     if adapters is None or saved is None:
         return None
     if tokens.padding is not None:
-        return padded.adapter_gradients(adapters, gradients, saved, tokens.padding)
-    x, hidden = saved
-    rank = adapters.rank
-    above = torch.empty_like(hidden)
-    for k, (start, end) in enumerate(tokens.spans):
-        for n, member in enumerate(adapters.members):
-            columns = slice(n * rank, (n + 1) * rank)
-            gradient = gradients[member][start:end]
-            above[start:end, columns] = gradient @ adapters.b[n][k]
-            torch.mm(gradient.T, hidden[start:end, columns], out=adapters.b_gradient[n][k])
-        torch.mm(above[start:end].T, x[start:end], out=adapters.a_gradient[k])
+        return padded.adapter_gradients(adapters, frozen.split(gradient), saved, tokens.padding)
+    above = torch.empty_like(saved[1])
+    slots = zip(*(tokens.split(part) for part in (*saved, above, gradient)), strict=True)
+    for k, (own_x, own_hidden, own_above, own_gradient) in enumerate(slots):
+        gradients, columns = frozen.split(own_gradient), own_above.split(adapters.rank, dim=1)
+        for n, part in enumerate(own_hidden.split(adapters.rank, dim=1)):
+            one = gradients[adapters.members[n]]
+            torch.mm(one, adapters.b[n][k], out=columns[n])
+            torch.mm(one.T, part, out=adapters.b_gradient[n][k])
+        torch.mm(own_above.T, own_x, out=adapters.a_gradient[k])
     return above
 
 
 def input_gradient(
-    frozen: Frozen,
-    adapters: Adapters | None,
-    gradients: Sequence[torch.Tensor],
-    above: torch.Tensor | None,
-    tokens: Tokens,
+    frozen: Frozen, adapters: Adapters | None, gradient: torch.Tensor, above: torch.Tensor | None, tokens: Tokens
 ) -> torch.Tensor:
     """Gradient of the input, [tokens, inputs]; `above` is what `adapter_gradients` gave."""
-    total = gradients[0] @ frozen.weights[0]
-    for gradient, weight in zip(gradients[1:], frozen.weights[1:], strict=True):
-        total.addmm_(gradient, weight)
+    total = frozen.backward(gradient)
     if adapters is None or above is None:
         return total
     if tokens.padding is not None:
         return total.add_(tokens.padding.back(torch.bmm(above, adapters.a)))
-    for k, (start, end) in enumerate(tokens.spans):
-        total[start:end].addmm_(above[start:end], adapters.a[k])
+    for k, (own, own_above) in enumerate(zip(tokens.split(total), tokens.split(above), strict=True)):
+        own.addmm_(own_above, adapters.a[k])
     return total

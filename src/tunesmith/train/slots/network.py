@@ -4,16 +4,18 @@ Only the gradients of the adapters are wanted, so the backward pass is written o
 need, frees each block's part as it goes, and stops where no adapter lies below.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from transformers import PreTrainedModel
 
+from tunesmith.models.packed import COPIES, may_pack
 from tunesmith.models.prefix import at_least_float32
 from tunesmith.train.slots import attention, linear, pieces
 from tunesmith.train.slots.batch import Batch, Tokens
+from tunesmith.train.slots.frozen import Frozen
 from tunesmith.train.slots.index import Heads, Index, index_of
 from tunesmith.train.slots.layout import MEMBERS
 from tunesmith.train.slots.stack import Adapters
@@ -26,7 +28,7 @@ class Block:
     """The frozen weights of one block."""
 
     norms: tuple[torch.Tensor, torch.Tensor]
-    groups: dict[str, linear.Frozen]
+    groups: dict[str, Frozen]
 
 
 @dataclass
@@ -51,7 +53,7 @@ class Rotary:
 
 
 class Network:
-    """The base as the engine runs it; holds references to its weights, never copies."""
+    """The base as the engine runs it: on its own weights, or on copies laid out for oneDNN where those pay."""
 
     def __init__(self, model: PreTrainedModel) -> None:
         config = model.config
@@ -60,12 +62,23 @@ class Network:
         self.epsilon = float(config.rms_norm_eps)
         self.heads = Heads(config.num_attention_heads, config.num_key_value_heads, first.head_dim)
         self.embedding = model.get_input_embeddings().weight
-        self.output = model.get_output_embeddings().weight
-        self.final_norm = model.model.norm.weight
-        self.blocks = [_block(layer) for layer in model.model.layers]
         self.dtype, self.device = self.embedding.dtype, self.embedding.device
+        self.final_norm = model.model.norm.weight
+        self.output = _frozen(model.get_output_embeddings())
+        self.blocks = [_block(layer) for layer in model.model.layers]
+        self.lay_out(may_pack(COPIES * sum(group.bytes for group in self.frozen), self.device, self.dtype))
         exact = torch.promote_types(self.dtype, torch.float32)
         self.attention_dtype = exact if self.device.type == "cpu" else self.dtype
+
+    @property
+    def frozen(self) -> list[Frozen]:
+        """All groups of frozen layers."""
+        return [self.output, *(group for block in self.blocks for group in block.groups.values())]
+
+    def lay_out(self, pack: bool) -> None:
+        """Multiply by copies of the weights that oneDNN has laid out, or by the weights themselves."""
+        for group in self.frozen:
+            group.pack = pack
 
     @property
     def shapes(self) -> dict[str, tuple[int, int]]:
@@ -127,39 +140,38 @@ class Network:
         block, shape = self.blocks[layer], self.heads
         kept: dict[str, linear.Saved | None] = {}
 
-        def run(kind: str, inputs: torch.Tensor) -> list[torch.Tensor]:
+        def run(kind: str, inputs: torch.Tensor) -> torch.Tensor:
             outputs, kept[kind] = linear.forward(block.groups[kind], groups.get((layer, kind)), inputs, batch.tokens)
             return outputs
 
         normed, first_inverse = pieces.norm(x, block.norms[0], self.epsilon)
-        heads = torch.cat(run("qkv", normed), dim=1).to(self.attention_dtype).view(len(x), shape.all, shape.width)
+        heads = run("qkv", normed).to(self.attention_dtype).view(len(x), shape.all, shape.width)
         turned = shape.query + shape.key_value
         heads[:, :turned] = pieces.rotate(heads[:, :turned], rotary.cos, rotary.sin)
         attended, saved = attention.forward(heads.view(-1, shape.width), rotary.index, shape)
-        (out,) = run("out", attended.view(len(x), -1).to(self.dtype))
+        out = run("out", attended.view(len(x), -1).to(self.dtype))
         middle = out.add_(x)
         normed, second_inverse = pieces.norm(middle, block.norms[1], self.epsilon)
-        gate, up = run("up", normed)
-        (out,) = run("down", pieces.gated(gate, up))
+        gate, up = block.groups["up"].split(run("up", normed))
+        out = run("down", pieces.gated(gate, up))
         tape = Tape(kept, (x, middle), (first_inverse, second_inverse), saved, gate, up)
         return out.add_(middle), tape
 
     def _block_backward(self, walk: "Walk", above: torch.Tensor, rotary: Rotary, *, last: bool) -> torch.Tensor:
         """Gradient of a block's input from that of its output; of the `last` block, its adapters' gradients only."""
         shape, tape, norms = self.heads, walk.tape, walk.block.norms
-        below = walk.back("down", [above])
+        below = walk.back("down", above)
         below = walk.back("up", pieces.gated_backward(below, tape.gate, tape.up))
         above = above + pieces.norm_backward(below, tape.inputs[1], norms[1], tape.inverses[1])
-        heads = walk.back("out", [above]).view(-1, shape.width).to(self.attention_dtype)
+        heads = walk.back("out", above).view(-1, shape.width).to(self.attention_dtype)
         heads = attention.backward(heads, tape.attended, rotary.index, shape)
         turned = shape.query + shape.key_value
         heads[:, :turned] = pieces.rotate_backward(heads[:, :turned], rotary.cos, rotary.sin)
-        widths = [shape.query * shape.width, *([shape.key_value * shape.width] * 2)]
-        gradients = torch.split(heads.to(self.dtype).flatten(1), widths, dim=1)
+        gradient = heads.to(self.dtype).flatten(1)
         if last:
-            walk.adapters("qkv", gradients)
+            walk.adapters("qkv", gradient)
             return above
-        below = walk.back("qkv", gradients)
+        below = walk.back("qkv", gradient)
         return above.add_(pieces.norm_backward(below, tape.inputs[0], norms[0], tape.inverses[0]))
 
 
@@ -173,22 +185,22 @@ class Walk:
     tokens: Tokens
     groups: Groups
 
-    def adapters(self, kind: str, gradients: Sequence[torch.Tensor]) -> torch.Tensor | None:
-        """Write the gradients of a group's adapters, given those of its outputs."""
-        adapters = self.groups.get((self.layer, kind))
-        return linear.adapter_gradients(adapters, gradients, self.tape.kept.pop(kind), self.tokens)
+    def adapters(self, kind: str, gradient: torch.Tensor) -> torch.Tensor | None:
+        """Write the gradients of a group's adapters, given that of its outputs."""
+        adapters, saved = self.groups.get((self.layer, kind)), self.tape.kept.pop(kind)
+        return linear.adapter_gradients(self.block.groups[kind], adapters, gradient, saved, self.tokens)
 
-    def back(self, kind: str, gradients: Sequence[torch.Tensor]) -> torch.Tensor:
+    def back(self, kind: str, gradient: torch.Tensor) -> torch.Tensor:
         """As `adapters`, and give the gradient of the group's input."""
-        above = self.adapters(kind, gradients)
+        above = self.adapters(kind, gradient)
         adapters = self.groups.get((self.layer, kind))
-        return linear.input_gradient(self.block.groups[kind], adapters, gradients, above, self.tokens)
+        return linear.input_gradient(self.block.groups[kind], adapters, gradient, above, self.tokens)
 
 
 def _block(layer: Any) -> Block:
-    groups = {}
-    for kind, members in MEMBERS.items():
-        modules = [layer.get_submodule(member) for member in members]
-        weights = tuple(module.weight for module in modules)
-        groups[kind] = linear.Frozen(weights, tuple(getattr(module, "bias", None) for module in modules))
+    groups = {kind: _frozen(*(layer.get_submodule(m) for m in members)) for kind, members in MEMBERS.items()}
     return Block((layer.input_layernorm.weight, layer.post_attention_layernorm.weight), groups)
+
+
+def _frozen(*modules: Any) -> Frozen:
+    return Frozen([module.weight for module in modules], [getattr(module, "bias", None) for module in modules])

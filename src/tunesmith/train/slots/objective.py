@@ -16,7 +16,7 @@ from tunesmith.train.pairs import Pair
 from tunesmith.train.preference import both, pair_figures
 from tunesmith.train.recorder import TrainingData
 from tunesmith.train.reference import Asked, Reference
-from tunesmith.train.slots.padded import Span
+from tunesmith.train.slots.batch import Span
 from tunesmith.train.slots.passes import Key
 
 Ask = Callable[[Sequence[Asked]], list[float]]

@@ -7,14 +7,13 @@ behind an end is never taken, and its gradient is set to zero.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 import torch
 
 from tunesmith.train.slots.stack import Adapters
 
-MOST_TOKENS = 96  # a slot, on average; beyond, gathering costs more than calls
-
-Span = tuple[int, int]
+MOST_TOKENS = 192  # a slot, on average; beyond, gathering costs one thread more than the calls
 
 
 @dataclass(frozen=True)
@@ -35,20 +34,20 @@ class Padding:
         return padded.view(-1, padded.shape[2]).index_select(0, self.take)
 
 
-def padding(spans: Sequence[Span], device: torch.device) -> Padding | None:
-    """How to pad slots that bring these tokens; None where that does not pay."""
-    lengths = [end - start for start, end in spans]
-    if len(spans) < 2 or sum(lengths) > MOST_TOKENS * len(spans):
+def padding(lengths: Sequence[int], device: torch.device) -> Padding | None:
+    """How to pad slots that bring so many tokens; None where that does not pay."""
+    if len(lengths) < 2 or sum(lengths) > MOST_TOKENS * len(lengths):
         return None
-    longest = max(lengths)
-    gather = [start + (n if n < end - start else 0) for start, end in spans for n in range(longest)]
+    longest, starts = max(lengths), [end - length for end, length in zip(accumulate(lengths), lengths, strict=True)]
+    pairs = list(zip(starts, lengths, strict=True))
+    gather = [start + (n if n < length else 0) for start, length in pairs for n in range(longest)]
     take = [k * longest + n for k, length in enumerate(lengths) for n in range(length)]
     real = [[n < length for n in range(longest)] for length in lengths]
     return Padding(
         gather=torch.tensor(gather, device=device),
         take=torch.tensor(take, device=device),
         real=torch.tensor(real, device=device)[..., None],
-        slots=len(spans),
+        slots=len(lengths),
     )
 
 

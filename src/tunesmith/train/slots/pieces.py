@@ -7,6 +7,7 @@ import torch
 from torch.nn import functional
 
 from tunesmith.models.prefix import at_least_float32
+from tunesmith.train.slots.frozen import Frozen
 
 HEAD_ROWS = 256  # losses whose logits are held at once
 SOFTMAX_ROWS = 16  # of them, those whose probabilities are computed at once, so that they stay in the cache
@@ -50,18 +51,21 @@ def gated(gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
     return functional.silu(gate).mul_(up)
 
 
-def gated_backward(gradient: torch.Tensor, gate: torch.Tensor, up: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Gradients of gate and up."""
-    above_gate = torch.ops.aten.silu_backward(gradient * up, gate)
-    return above_gate, functional.silu(gate).mul_(gradient)
+def gated_backward(gradient: torch.Tensor, gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
+    """Gradients of gate and up, side by side."""
+    both = gradient.new_empty(len(gradient), gate.shape[1] + up.shape[1])
+    above_gate, above_up = torch.split(both, [gate.shape[1], up.shape[1]], dim=1)
+    torch.ops.aten.silu_backward(gradient * up, gate, grad_input=above_gate)
+    torch.ops.aten.silu(gate, out=above_up).mul_(gradient)
+    return both
 
 
 def head(
-    hidden: torch.Tensor, output: torch.Tensor, labels: torch.Tensor, *, need_gradient: bool
+    hidden: torch.Tensor, output: Frozen, labels: torch.Tensor, *, need_gradient: bool
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Negative log-likelihoods [losses] of labels [losses] in nats, and each one's gradient of its own hidden state.
 
-    `hidden` [losses, width] holds the state before each predicted token, `output` [vocabulary, width] the output layer.
+    `hidden` [losses, width] holds the state before each predicted token, `output` is the output layer.
     The gradient of a loss with respect to the logits is softmax − one-hot, so it is computed here, some
     rows at a time, in place of the logits, and those of a whole batch are never held. Empty without `need_gradient`.
     """
@@ -70,12 +74,12 @@ def head(
     at_once = SOFTMAX_ROWS if hidden.device.type == "cpu" else HEAD_ROWS
     for start in range(0, len(hidden), HEAD_ROWS):
         rows = slice(start, start + HEAD_ROWS)
-        logits = hidden[rows] @ output.T
+        logits = output.forward(hidden[rows])
         parts = (torch.split(part, at_once) for part in (logits, labels[rows, None], losses[rows]))
         for some, wanted, into in zip(*parts, strict=True):
             into.copy_(_cross_entropy(some, wanted))
         if need_gradient:
-            gradient[rows] = _product(logits, output)
+            gradient[rows] = _backward(output, logits)
     return losses, gradient
 
 
@@ -90,10 +94,10 @@ def _cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     return total.log() - chosen
 
 
-def _product(above: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
-    """[rows, vocabulary] times [vocabulary, width], in which a row that is not finite leaves the others as they are.
+def _backward(output: Frozen, above: torch.Tensor) -> torch.Tensor:
+    """Gradient of the states from that of the logits; a row that is not finite leaves the others as they are.
 
     oneDNN's bfloat16 product on AMX may read beyond a row's end where the length is no multiple of 32
     (32,001 tokens, say; torch 2.13), and so carry a slot's NaN to its neighbour. The transposed one is safe but slower.
     """
-    return above @ output if above.shape[1] % 32 == 0 else (output.T @ above.T).T
+    return output.backward(above) if above.shape[1] % 32 == 0 else (output.weights[0].T @ above.T).T
