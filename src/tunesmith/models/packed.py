@@ -41,21 +41,27 @@ class Packed:
 
 @contextlib.contextmanager
 def laid_out(model: nn.Module, dtype: torch.dtype) -> Iterator[None]:
-    """Within, the linear layers of a model whose weights are of a type multiply by packed ones, where that pays.
+    """Within, a model's weights of a type are laid out (see `lay_out`); the copies are dropped afterwards."""
+    layers = lay_out(model, dtype)
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.__dict__.pop("forward")
 
-    For passes without gradients, while no weight changes. The copies are made now and dropped afterwards.
+
+def lay_out(model: nn.Module, dtype: torch.dtype) -> list[nn.Linear]:
+    """Have the linear layers whose weights are of a type multiply by packed ones, where that pays; returns them.
+
+    For passes without gradients, while no weight changes.
     """
     layers = [layer for layer in model.modules() if type(layer) is nn.Linear and layer.weight.dtype == dtype]
     size = sum(layer.weight.numel() * layer.weight.itemsize for layer in layers)
     if not layers or not may_pack(size, layers[0].weight.device, dtype):
-        layers = []
-    try:
-        for layer in layers:
-            layer.__dict__["forward"] = partial(Packed(layer.weight), bias=layer.bias)
-        yield
-    finally:
-        for layer in layers:
-            layer.__dict__.pop("forward", None)
+        return []
+    for layer in layers:
+        layer.__dict__["forward"] = partial(Packed(layer.weight), bias=layer.bias)
+    return layers
 
 
 def may_pack(size: int, device: torch.device, dtype: torch.dtype) -> bool:
