@@ -20,8 +20,9 @@ pytestmark = pytest.mark.skipif(not packed.onednn_packs(), reason="no oneDNN lay
 
 @pytest.fixture
 def gains(monkeypatch):
-    """A machine where oneDNN is the faster one in float32 too."""
+    """A machine where oneDNN is the faster one in both types."""
     monkeypatch.setattr(packed, "cpu_gains_by_onednn", lambda: True)
+    monkeypatch.setattr(packed, "cpu_computes_bfloat16", lambda: True)
 
 
 def normal(*shape, dtype=torch.float32, seed=0):
@@ -65,6 +66,8 @@ def test_weights_are_laid_out_where_that_pays_and_leaves_the_memory(monkeypatch,
     monkeypatch.setattr(packed, "cpu_gains_by_onednn", lambda: False)
     assert not packed.may_pack(1, CPU, torch.float32)
     assert packed.may_pack(1, CPU, torch.bfloat16)
+    monkeypatch.setattr(packed, "cpu_computes_bfloat16", lambda: False)
+    assert not packed.may_pack(1, CPU, torch.bfloat16)
 
 
 def test_whether_onednn_gains_is_measured_once_and_kept(tmp_path, monkeypatch):
@@ -85,6 +88,8 @@ def test_a_model_answers_alike_with_its_weights_laid_out_and_is_itself_again_aft
         with packed.laid_out(model, torch.float32):
             assert all("forward" in layer.__dict__ for layer in model.modules() if type(layer) is nn.Linear)
             inside = model(ids).logits
+            with packed.laid_out(model, torch.float32):
+                assert torch.equal(model(ids).logits, inside)
         after = model(ids).logits
         with packed.laid_out(model, torch.bfloat16):
             assert not any("forward" in layer.__dict__ for layer in model.modules())

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from tunesmith.models.device import installed_memory_mb
+from tunesmith.models.device import cpu_computes_bfloat16, installed_memory_mb
 from tunesmith.models.measurements import cpu_model, measured_once
 
 ROWS = 512  # the layout is chosen for so many, and serves any number
@@ -53,9 +53,10 @@ def laid_out(model: nn.Module, dtype: torch.dtype) -> Iterator[None]:
 def lay_out(model: nn.Module, dtype: torch.dtype) -> list[nn.Linear]:
     """Have the linear layers whose weights are of a type multiply by packed ones, where that pays; returns them.
 
-    For passes without gradients, while no weight changes.
+    For passes without gradients, while no weight changes. A layer with a forward pass of its own keeps that.
     """
-    layers = [layer for layer in model.modules() if type(layer) is nn.Linear and layer.weight.dtype == dtype]
+    linear = [layer for layer in model.modules() if type(layer) is nn.Linear and "forward" not in layer.__dict__]
+    layers = [layer for layer in linear if layer.weight.dtype == dtype]
     size = sum(layer.weight.numel() * layer.weight.itemsize for layer in layers)
     if not layers or not may_pack(size, layers[0].weight.device, dtype):
         return []
@@ -73,10 +74,13 @@ def may_pack(size: int, device: torch.device, dtype: torch.dtype) -> bool:
 
 
 def onednn_pays(device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether oneDNN's kernels are the faster ones for products of a type; MKL computes float32 otherwise."""
+    """Whether oneDNN's kernels are the faster ones for products of a type; MKL computes float32 otherwise.
+
+    It refuses bfloat16 where the processor would only emulate that.
+    """
     if device.type != "cpu" or dtype not in (torch.bfloat16, torch.float32) or not onednn_packs():
         return False
-    return dtype == torch.bfloat16 or cpu_gains_by_onednn()
+    return cpu_computes_bfloat16() if dtype == torch.bfloat16 else cpu_gains_by_onednn()
 
 
 def onednn_packs() -> bool:
