@@ -20,7 +20,8 @@ pytestmark = pytest.mark.skipif(not packed.onednn_packs(), reason="no oneDNN lay
 
 @pytest.fixture
 def gains(monkeypatch):
-    """A machine where oneDNN is the faster one in both types."""
+    """A machine where oneDNN is the faster one in both types, for models of any size."""
+    monkeypatch.setattr(packed, "LEAST", 0)
     monkeypatch.setattr(packed, "cpu_gains_by_onednn", lambda: True)
     monkeypatch.setattr(packed, "cpu_computes_bfloat16", lambda: True)
 
@@ -68,16 +69,28 @@ def test_weights_are_laid_out_where_that_pays_and_leaves_the_memory(monkeypatch,
     assert packed.may_pack(1, CPU, torch.bfloat16)
     monkeypatch.setattr(packed, "cpu_computes_bfloat16", lambda: False)
     assert not packed.may_pack(1, CPU, torch.bfloat16)
+    monkeypatch.setattr(packed, "cpu_computes_bfloat16", lambda: True)
+    monkeypatch.setattr(packed, "LEAST", 2)
+    assert packed.may_pack(2, CPU, torch.bfloat16)
+    assert not packed.may_pack(1, CPU, torch.bfloat16)
 
 
-def test_whether_onednn_gains_is_measured_once_and_kept(tmp_path, monkeypatch):
+@pytest.fixture
+def new_process():
+    """Forgets what this process knows of the machine; and again after the test."""
+    forget = packed.cpu_gains_by_onednn.cache_clear
+    yield forget
+    forget()
+
+
+def test_whether_onednn_gains_is_measured_once_and_kept(tmp_path, monkeypatch, new_process):
     monkeypatch.setenv("TUNESMITH_CACHE", str(tmp_path))
     for speedup in (1.05, 1.5):
         monkeypatch.setattr(packed, "cpu_model", lambda speedup=speedup: f"a CPU {speedup} times as fast")
-        monkeypatch.setattr(packed, "onednn_speedup", lambda speedup=speedup: speedup)
-        assert packed.cpu_gains_by_onednn() == (speedup > 1.1)
-        monkeypatch.setattr(packed, "onednn_speedup", lambda: 1 / 0)
-        assert packed.cpu_gains_by_onednn() == (speedup > 1.1)
+        for measure in (lambda speedup=speedup: speedup, lambda: 1 / 0):
+            monkeypatch.setattr(packed, "onednn_speedup", measure)
+            new_process()
+            assert packed.cpu_gains_by_onednn() == (speedup > 1.1)
 
 
 def test_a_model_answers_alike_with_its_weights_laid_out_and_is_itself_again_afterwards(tiny_path, gains):

@@ -7,11 +7,11 @@ use all that processors of other makers offer: there 0.45 of the time.
 """
 
 import contextlib
+import functools
 import platform
 import statistics
 import time
 from collections.abc import Callable, Iterator
-from functools import partial
 from typing import Any
 
 import torch
@@ -22,6 +22,7 @@ from tunesmith.models.measurements import cpu_model, measured_once
 
 ROWS = 512  # the layout is chosen for so many, and serves any number
 COPIES = 2  # of each weight in training: for the way forward, and transposed for the way back
+LEAST = 2**24  # bytes of weights, below which a product costs its call above all
 SHARE = 0.1  # of the machine's memory, that packed copies may take at most
 GAIN = 1.1  # that float32 products must make: less may be noise, and MKL's bits are what users of it know
 ROUNDS, PRODUCTS = 9, 5  # about a tenth of a second
@@ -61,7 +62,7 @@ def lay_out(model: nn.Module, dtype: torch.dtype) -> list[nn.Linear]:
     if not layers or not may_pack(size, layers[0].weight.device, dtype):
         return []
     for layer in layers:
-        layer.__dict__["forward"] = partial(Packed(layer.weight), bias=layer.bias)
+        layer.__dict__["forward"] = functools.partial(Packed(layer.weight), bias=layer.bias)
     return layers
 
 
@@ -70,17 +71,17 @@ def may_pack(size: int, device: torch.device, dtype: torch.dtype) -> bool:
 
     Decided by what is installed, not by what is free: runs that are repeated shall decide alike.
     """
-    return onednn_pays(device, dtype) and size <= SHARE * installed_memory_mb("cpu") * 2**20
+    return onednn_pays(size, device, dtype) and size <= SHARE * installed_memory_mb("cpu") * 2**20
 
 
-def onednn_pays(device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether oneDNN's kernels are the faster ones for products of a type; MKL computes float32 otherwise.
+def onednn_pays(size: int, device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether oneDNN's kernels are the faster ones for a model with `size` bytes of weights of a type.
 
-    It refuses bfloat16 where the processor would only emulate that.
+    It refuses bfloat16 where the processor would only emulate that, and float32 is MKL's otherwise. It wakes all
+    threads for the smallest product, which MKL does not.
     """
-    if device.type != "cpu" or dtype not in (torch.bfloat16, torch.float32) or not onednn_packs():
-        return False
-    return cpu_computes_bfloat16() if dtype == torch.bfloat16 else cpu_gains_by_onednn()
+    known = dtype in (torch.bfloat16, torch.float32) and device.type == "cpu" and size >= LEAST and onednn_packs()
+    return known and (cpu_computes_bfloat16() if dtype == torch.bfloat16 else cpu_gains_by_onednn())
 
 
 def onednn_packs() -> bool:
@@ -89,8 +90,12 @@ def onednn_packs() -> bool:
     return bool(backend.is_available()) and platform.machine().lower() in ("x86_64", "amd64")
 
 
+@functools.cache
 def cpu_gains_by_onednn() -> bool:
-    """Whether oneDNN is faster than MKL with float32 here, by a measurement made once per machine."""
+    """Whether oneDNN is faster than MKL with float32 here, by a measurement made once per machine.
+
+    Remembered, since every training step asks.
+    """
     key = f"{cpu_model()}, torch {torch.__version__}"
     speedup: float = measured_once("onednn.json", key, onednn_speedup)
     return speedup > GAIN

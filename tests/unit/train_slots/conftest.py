@@ -11,6 +11,7 @@ from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 from tunesmith.config.experiment import AdapterConfig
 from tunesmith.config.method import DpoConfig, SftConfig
+from tunesmith.models import packed
 from tunesmith.models.loading import attach_fresh, detach
 from tunesmith.train.encode import IGNORED, Encoded
 from tunesmith.train.loss import collate
@@ -22,6 +23,12 @@ from tunesmith.train.slots.engine import Engine
 from tunesmith.train.slots.slot import Plan
 
 PROMPT = list(range(40, 60))
+
+
+@pytest.fixture(autouse=True)
+def weights_of_any_size_are_laid_out(monkeypatch):
+    """What the models of users get is tested on the tiny one."""
+    monkeypatch.setattr(packed, "LEAST", 0)
 
 
 def make_row(length, generator, *, prompt=PROMPT):

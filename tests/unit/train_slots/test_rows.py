@@ -84,7 +84,7 @@ def test_onednn_multiplies_in_attention_where_that_pays_and_rounds_nothing(
 @pytest.mark.skipif(cpu_has_amx(), reason="with AMX this setting would round, and is not made")
 def test_the_setting_rounds_nothing_here():
     left, right = (torch.randn(3, 90, 64, generator=torch.Generator().manual_seed(n)) for n in (1, 2))
-    with attention.onednn_products(CPU, torch.bfloat16):
+    with attention.onednn_products(pays=True):
         found = torch.bmm(left, right.transpose(1, 2))
     expected = torch.bmm(left.double(), right.double().transpose(1, 2))
     assert (found - expected).norm() / expected.norm() < 1e-6  # 2e-3 if factors were rounded

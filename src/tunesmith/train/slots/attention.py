@@ -14,7 +14,6 @@ import torch
 from torch.nn import functional
 
 from tunesmith.models.device import cpu_has_amx
-from tunesmith.models.packed import onednn_pays
 from tunesmith.train.slots.index import Heads, Index, Rows
 
 
@@ -30,15 +29,15 @@ class Saved:
 
 
 @contextlib.contextmanager
-def onednn_products(device: torch.device, base: torch.dtype) -> Iterator[None]:
-    """Within, oneDNN computes float32 products on a CPU without AMX, where it is the faster one beside this `base`.
+def onednn_products(*, pays: bool) -> Iterator[None]:
+    """Within, oneDNN computes float32 products, where it is the faster one and the CPU has no AMX.
 
     On an AMD EPYC, MKL takes twice as long. PyTorch hands the products over once their factors may be rounded to
     bfloat16, which oneDNN does on AMX only. The setting is the process's own: not for two threads at once.
     """
     backend: Any = torch.backends.mkldnn  # its stub knows no `matmul`
     before = backend.matmul.fp32_precision
-    if not cpu_has_amx() and onednn_pays(device, base):
+    if pays and not cpu_has_amx():
         backend.matmul.fp32_precision = "bf16"
     try:
         yield

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from tunesmith.models.packed import COPIES, may_pack
+from tunesmith.models.packed import COPIES, may_pack, onednn_pays
 from tunesmith.models.prefix import at_least_float32
 from tunesmith.train.slots import attention, linear, pieces
 from tunesmith.train.slots.batch import Batch, Tokens
@@ -66,7 +66,9 @@ class Network:
         self.final_norm = model.model.norm.weight
         self.output = _frozen(model.get_output_embeddings())
         self.blocks = [_block(layer) for layer in model.model.layers]
-        self.lay_out(may_pack(COPIES * sum(group.bytes for group in self.frozen), self.device, self.dtype))
+        copies = COPIES * sum(group.bytes for group in self.frozen)
+        self.onednn = onednn_pays(copies, self.device, self.dtype)
+        self.lay_out(may_pack(copies, self.device, self.dtype))
         exact = torch.promote_types(self.dtype, torch.float32)
         self.attention_dtype = exact if self.device.type == "cpu" else self.dtype
 
@@ -94,7 +96,7 @@ class Network:
     def losses(self, batch: Batch, groups: Groups) -> torch.Tensor:
         """Negative log-likelihoods [losses] of the batch's labels in nats, without gradients."""
         x, rotary = self._start(batch)
-        with attention.onednn_products(self.device, self.dtype):
+        with attention.onednn_products(pays=self.onednn):
             for layer in range(len(self.blocks)):
                 x, _ = self._block_forward(layer, x, batch, rotary, groups)
         states = x.index_select(0, batch.states)
@@ -109,7 +111,7 @@ class Network:
         """
         x, rotary = self._start(batch)
         tapes = []
-        with attention.onednn_products(self.device, self.dtype):
+        with attention.onednn_products(pays=self.onednn):
             for layer in range(len(self.blocks)):
                 x, tape = self._block_forward(layer, x, batch, rotary, groups)
                 tapes.append(tape)
