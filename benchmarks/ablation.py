@@ -48,9 +48,9 @@ Side = Callable[[], float]
 class Plain(Network):
     """A network that multiplies by the model's own weights."""
 
-    def lay_out(self, pack: bool) -> None:
+    def prepack(self, pack: bool) -> None:
         """Never."""
-        super().lay_out(pack=False)
+        super().prepack(pack=False)
 
 
 class Recomputing(Network):

@@ -75,21 +75,12 @@ def test_weights_are_laid_out_where_that_pays_and_leaves_the_memory(monkeypatch,
     assert not packed.may_pack(1, CPU, torch.bfloat16)
 
 
-@pytest.fixture
-def new_process():
-    """Forgets what this process knows of the machine; and again after the test."""
-    forget = packed.cpu_gains_by_onednn.cache_clear
-    yield forget
-    forget()
-
-
-def test_whether_onednn_gains_is_measured_once_and_kept(tmp_path, monkeypatch, new_process):
+def test_whether_onednn_gains_is_measured_once_and_kept(tmp_path, monkeypatch):
     monkeypatch.setenv("TUNESMITH_CACHE", str(tmp_path))
     for speedup in (1.05, 1.5):
         monkeypatch.setattr(packed, "cpu_model", lambda speedup=speedup: f"a CPU {speedup} times as fast")
         for measure in (lambda speedup=speedup: speedup, lambda: 1 / 0):
             monkeypatch.setattr(packed, "onednn_speedup", measure)
-            new_process()
             assert packed.cpu_gains_by_onednn() == (speedup > 1.1)
 
 
@@ -98,13 +89,13 @@ def test_a_model_answers_alike_with_its_weights_laid_out_and_is_itself_again_aft
     ids = torch.arange(1, 21).view(2, 10)
     with torch.inference_mode():
         before = model(ids).logits
-        with packed.laid_out(model, torch.float32):
+        with packed.prepacked(model, torch.float32):
             assert all("forward" in layer.__dict__ for layer in model.modules() if type(layer) is nn.Linear)
             inside = model(ids).logits
-            with packed.laid_out(model, torch.float32):
+            with packed.prepacked(model, torch.float32):
                 assert torch.equal(model(ids).logits, inside)
         after = model(ids).logits
-        with packed.laid_out(model, torch.bfloat16):
+        with packed.prepacked(model, torch.bfloat16):
             assert not any("forward" in layer.__dict__ for layer in model.modules())
     torch.testing.assert_close(inside, before, rtol=1e-4, atol=1e-5)
     assert torch.equal(after, before)

@@ -18,7 +18,7 @@ from tunesmith.evaluate.live import Base, LiveModel
 from tunesmith.evaluate.measures import VERSION, configure
 from tunesmith.evaluate.stock import harness_tasks, metric_name, pooled
 from tunesmith.models.architecture import architecture_of
-from tunesmith.models.packed import laid_out
+from tunesmith.models.packed import prepacked
 from tunesmith.records import Row, Scores
 
 KEPT_FIELDS = ("prompt_hash", "target", "filtered_resps")
@@ -53,7 +53,7 @@ def score(
     made = [config.pop("task_class", ConfigurableTask)(config=config) for config in configs]
     loaded = TaskManager(include_defaults=False).load(made)
     loaded["tasks"] |= stock
-    with laid_out(model, model.dtype):
+    with prepacked(model, model.dtype):
         results = evaluate(lm=live, task_dict=loaded, samples=chosen, bootstrap_iters=0, log_samples=True)
     assert results is not None  # noqa: S101 - only ranks other than 0 get None
     groups = {row["id"]: row["group"] for rows in items.values() for row in rows}

@@ -7,11 +7,11 @@ use all that processors of other makers offer: there 0.45 of the time.
 """
 
 import contextlib
-import functools
 import platform
 import statistics
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import torch
@@ -41,9 +41,9 @@ class Packed:
 
 
 @contextlib.contextmanager
-def laid_out(model: nn.Module, dtype: torch.dtype) -> Iterator[None]:
-    """Within, a model's weights of a type are laid out (see `lay_out`); the copies are dropped afterwards."""
-    layers = lay_out(model, dtype)
+def prepacked(model: nn.Module, dtype: torch.dtype) -> Iterator[None]:
+    """Within, a model's weights of a type are laid out (see `prepack`); the copies are dropped afterwards."""
+    layers = prepack(model, dtype)
     try:
         yield
     finally:
@@ -51,7 +51,7 @@ def laid_out(model: nn.Module, dtype: torch.dtype) -> Iterator[None]:
             layer.__dict__.pop("forward")
 
 
-def lay_out(model: nn.Module, dtype: torch.dtype) -> list[nn.Linear]:
+def prepack(model: nn.Module, dtype: torch.dtype) -> list[nn.Linear]:
     """Have the linear layers whose weights are of a type multiply by packed ones, where that pays; returns them.
 
     For passes without gradients, while no weight changes. A layer with a forward pass of its own keeps that.
@@ -62,7 +62,7 @@ def lay_out(model: nn.Module, dtype: torch.dtype) -> list[nn.Linear]:
     if not layers or not may_pack(size, layers[0].weight.device, dtype):
         return []
     for layer in layers:
-        layer.__dict__["forward"] = functools.partial(Packed(layer.weight), bias=layer.bias)
+        layer.__dict__["forward"] = partial(Packed(layer.weight), bias=layer.bias)
     return layers
 
 
@@ -90,12 +90,8 @@ def onednn_packs() -> bool:
     return bool(backend.is_available()) and platform.machine().lower() in ("x86_64", "amd64")
 
 
-@functools.cache
 def cpu_gains_by_onednn() -> bool:
-    """Whether oneDNN is faster than MKL with float32 here, by a measurement made once per machine.
-
-    Remembered, since every training step asks.
-    """
+    """Whether oneDNN is faster than MKL with float32 here, by a measurement made once per machine."""
     key = f"{cpu_model()}, torch {torch.__version__}"
     speedup: float = measured_once("onednn.json", key, onednn_speedup)
     return speedup > GAIN

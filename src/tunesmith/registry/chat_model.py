@@ -25,7 +25,7 @@ class ChatModel(PythonModel):
 
         from tunesmith.models.architecture import architecture_of
         from tunesmith.models.loading import load_tokenizer
-        from tunesmith.models.packed import lay_out
+        from tunesmith.models.packed import prepack
         from tunesmith.models.references import LocalModel
         from tunesmith.registry.verify import verify_package
 
@@ -35,7 +35,7 @@ class ChatModel(PythonModel):
         tokenizer = LocalModel(stored["reference"], package / "tokenizer", stored["sha256"])
         self.tokenizer = load_tokenizer(tokenizer)
         self.model = self._load(package, stored["reference"])
-        lay_out(self.model, self.model.dtype)
+        prepack(self.model, self.model.dtype)
         self.separate = architecture_of(self.model.config).separate
         self.generation = self._read(package / "generation.json")
         self.name = stored["reference"]

@@ -68,7 +68,7 @@ class Network:
         self.blocks = [_block(layer) for layer in model.model.layers]
         copies = COPIES * sum(group.bytes for group in self.frozen)
         self.onednn = onednn_pays(copies, self.device, self.dtype)
-        self.lay_out(may_pack(copies, self.device, self.dtype))
+        self.prepack(may_pack(copies, self.device, self.dtype))
         exact = torch.promote_types(self.dtype, torch.float32)
         self.attention_dtype = exact if self.device.type == "cpu" else self.dtype
 
@@ -77,7 +77,7 @@ class Network:
         """All groups of frozen layers."""
         return [self.output, *(group for block in self.blocks for group in block.groups.values())]
 
-    def lay_out(self, pack: bool) -> None:
+    def prepack(self, pack: bool) -> None:
         """Multiply by copies of the weights that oneDNN has laid out, or by the weights themselves."""
         for group in self.frozen:
             group.pack = pack
