@@ -1,7 +1,7 @@
 """Train a run again from its record, and say whether the same came out."""
 
+import contextlib
 import math
-import os
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +12,7 @@ from mlflow.exceptions import MlflowException
 from tunesmith.config.experiment import Experiment
 from tunesmith.data.dataset import load_dataset
 from tunesmith.errors import ConfigError, DataError, ModelError, OutcomeError
+from tunesmith.models.device import threads_of
 from tunesmith.models.references import resolve
 from tunesmith.progress import Bar, Progress
 from tunesmith.records import TrainedRun
@@ -53,10 +54,10 @@ def replay(run_id: str, progress: Progress) -> Replay:
     experiment = recorded_experiment(run)
     check_same_data(run, experiment)
     surroundings = differences(run)
-    if run.tag("threads").isdigit():
-        os.environ["OMP_NUM_THREADS"] = run.tag("threads")
+    threads = run.tag("threads")
+    as_then = threads_of(int(threads)) if threads.isdigit() else contextlib.nullcontext()
     own = runs.adopt_or_create(experiment.name, f"replay of {run_id}", kind="replay")
-    with runs.recording(own), tempfile.TemporaryDirectory(dir=store.state_folder()) as folder:
+    with as_then, runs.recording(own), tempfile.TemporaryDirectory(dir=store.state_folder()) as folder:
         own.tags({"replays": run_id, **runs.provenance()})
         losses, trained = train(experiment, progress, folder, slots=run.tag("engine") == "slots")
         found = compare(run, losses, trained, surroundings, close=tolerance(experiment))

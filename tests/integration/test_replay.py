@@ -1,10 +1,12 @@
 """A recorded run trained again: bit for bit, or the first step that differs."""
 
 import json
+import os
 import pathlib
 import re
 
 import pytest
+import torch
 
 from tunesmith.replay import CLOSE, CLOSE_IN_BFLOAT16, first_other, judge
 from tunesmith.tracking import store as tracking_store
@@ -29,12 +31,15 @@ def test_a_replay_is_identical_until_the_record_or_the_data_change(store, invoke
     assert found["weights_step"] is None
 
     client = tracking_store.client()
+    client.set_tag(recorded, "tunesmith.threads", str(torch.get_num_threads() + 1))
+    before = (os.environ.get("OMP_NUM_THREADS"), torch.get_num_threads())
     logged = json.loads(pathlib.Path(client.download_artifacts(recorded, "fingerprints.json")).read_text())
     assert logged
     tree = json.loads(pathlib.Path(client.download_artifacts(recorded, "experiment.json")).read_text())
     tree["method"]["learning_rate"] *= 1.5
     client.log_text(recorded, json.dumps(tree), "experiment.json")
     done = invoke("replay", recorded)
+    assert (os.environ.get("OMP_NUM_THREADS"), torch.get_num_threads()) == before
     assert done.exit_code == 1
     assert "error: " in done.stderr
     step = re.search(r"the replay differs from step (\d) on", done.stderr).group(1)

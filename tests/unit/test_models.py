@@ -30,6 +30,22 @@ def test_a_bundled_model_is_built_once_verified_and_rebuilt_when_damaged(tmp_pat
     assert weights.read_bytes() == sound
 
 
+def test_of_those_who_need_a_bundled_model_at_once_one_builds_it(tmp_path, monkeypatch):
+    monkeypatch.setenv("TUNESMITH_CACHE", str(tmp_path))
+    built = []
+
+    def build(folder: pathlib.Path) -> None:
+        built.append(folder)
+        time.sleep(0.2)
+        (folder / "model.safetensors").write_bytes(b"weights")
+
+    monkeypatch.setitem(bundled.BUILDERS, "tiny-llama", build)
+    with ThreadPoolExecutor(4) as pool:
+        paths = list(pool.map(bundled.bundled_path, ["tiny-llama"] * 4))
+    assert paths == [tmp_path / "models" / "tiny-llama"] * 4
+    assert len(built) == 1
+
+
 @pytest.mark.parametrize(
     ("reference", "message"),
     [

@@ -3,6 +3,7 @@
 Each is written once to the cache folder, with a manifest of SHA-256s that every later load checks.
 """
 
+import contextlib
 import functools
 import os
 import pathlib
@@ -10,6 +11,8 @@ import sys
 import warnings
 from collections.abc import Callable
 from typing import TYPE_CHECKING
+
+from filelock import FileLock
 
 from tunesmith import manifest
 from tunesmith.errors import ModelError
@@ -34,17 +37,24 @@ def bundled_path(name: str) -> pathlib.Path:
     if name in PACKAGED and PACKAGED[name].notice:
         _show(PACKAGED[name].notice)
     target = cache_folder() / "models" / name
+    with contextlib.suppress(manifest.ManifestError):
+        return _verified(target)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(target.parent / f".{name}.lock"):  # a process that builds it too is waited for, not overwritten
+        return _verified_or_built(target)
+
+
+def _verified_or_built(target: pathlib.Path) -> pathlib.Path:
     if target.exists():
         try:
-            _verified(target)
-            return target
+            return _verified(target)
         except manifest.ManifestError as error:
-            warnings.warn(f"{error}; building it again", stacklevel=2)
+            warnings.warn(f"{error}; building it again", stacklevel=3)
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()
     with manifest.writing(target) as folder:
-        BUILDERS[name](folder)
+        BUILDERS[target.name](folder)
     return target
 
 
@@ -54,8 +64,9 @@ def _show(notice: str) -> None:
 
 
 @functools.lru_cache(maxsize=8)
-def _verified(target: pathlib.Path) -> None:
+def _verified(target: pathlib.Path) -> pathlib.Path:
     manifest.verify(target)
+    return target
 
 
 def build_tiny_llama(folder: pathlib.Path) -> None:

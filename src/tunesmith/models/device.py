@@ -193,3 +193,18 @@ def fix_threads() -> int:
     count = int(os.environ.get("OMP_NUM_THREADS") or len(os.sched_getaffinity(0)))
     torch.set_num_threads(count)
     return count
+
+
+@contextlib.contextmanager
+def threads_of(count: int) -> Iterator[None]:
+    """Within, `fix_threads` gives torch `count` threads; afterwards this process has what it had before."""
+    import torch
+
+    variable, before = "OMP_NUM_THREADS", torch.get_num_threads()
+    told = os.environ.get(variable)
+    os.environ[variable] = str(count)
+    try:
+        yield
+    finally:
+        os.environ.update({variable: told}) if told is not None else os.environ.pop(variable)
+        torch.set_num_threads(before)
