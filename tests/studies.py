@@ -4,7 +4,7 @@ from tunesmith.sweep import study as studies
 
 
 def make(experiment, space, name="one"):
-    return studies.create(experiment, space, name=name, prints={"data": "d"})
+    return studies.create(experiment, space, name=name, prints={"data": "d"}, parent_run="p")
 
 
 def loss(params, rung=3):

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass
+from typing import Any
 
 import optuna
 import psutil
@@ -142,6 +143,23 @@ def left(project: pathlib.Path) -> Left:
     assert len(set(names)) == len(names)
     adapters = {run.info.run_name: run.data.tags["tunesmith.adapter_sha256"] for run in trained}
     return Left({run.info.run_name: dict(run.data.params) for run in own}, adapters)
+
+
+def recorded(project: pathlib.Path) -> dict[tuple[str, str], tuple[Any, ...]]:
+    """What every run of a sweep says, by kind and name; there must be one of each."""
+    client = client_of(project)
+    runs = [run for found in runs_by_kind(client).values() for run in found]
+    said = {
+        (run.data.tags["tunesmith.kind"], run.info.run_name): (
+            run.info.status,
+            run.data.tags.get("tunesmith.reason"),
+            run.data.params,
+            {file.path for file in client.list_artifacts(run.info.run_id)},
+        )
+        for run in runs
+    }
+    assert len(said) == len(runs)
+    return said
 
 
 def newest_study(project: pathlib.Path) -> optuna.Study:

@@ -19,6 +19,7 @@ from tunesmith.registry.package import Contents, build_package
 from tunesmith.registry.reigns import HOLDOUT, PROMOTE, ROLLBACK, State, follow, holdout_uses
 from tunesmith.registry.versions import Version
 from tunesmith.tracking import runs, store
+from tunesmith.tracking.runs import Run
 
 REPLY_TOKENS = 256
 LONGEST_REASON = 500
@@ -56,10 +57,17 @@ def note_holdout_use(policy: Policy, experiment: Experiment, run_id: str) -> Non
 
 
 def register(experiment: Experiment, policy: Policy, run_id: str, scores: Scores) -> str:
-    """Package a run's adapter, load it once as serving does, and register it as candidate; returns its number."""
+    """Register a run's adapter as candidate, unless that was done before; returns the version's number."""
+    known = versions.of_run(policy.model, run_id)
+    version = known.number if known else _register(experiment, policy, runs.attach(run_id), scores)
+    versions.set_alias(policy.model, aliases.CANDIDATE, version)
+    return version
+
+
+def _register(experiment: Experiment, policy: Policy, run: Run, scores: Scores) -> str:
+    """Package a run's adapter, load it once as serving does, and register it."""
     from tunesmith.registry import against_base, merged
 
-    run = runs.attach(run_id)
     base = resolve(experiment.model.base, revision=experiment.model.revision)
     contents = Contents(
         base=base,
@@ -67,7 +75,7 @@ def register(experiment: Experiment, policy: Policy, run_id: str, scores: Scores
         data={
             **data_digests(experiment),
             "scores_digest": scores.digest,
-            "evidence_sha256": evidence.load(run_id).sha256,
+            "evidence_sha256": evidence.load(run.id).sha256,
             "parent_sha256": base.adapter_sha256,
         },
         max_new_tokens=REPLY_TOKENS,
@@ -84,9 +92,7 @@ def register(experiment: Experiment, policy: Policy, run_id: str, scores: Scores
         run.flush()
         tags = {name.replace("/", "."): f"{value:.4g}" for name, value in {**scores.metrics, **measured}.items()}
         more = {"base": base.reference, "base_sha256": base.sha256}
-        version = versions.register(package, run, policy.model, tags={**tags, **more})
-    versions.set_alias(policy.model, aliases.CANDIDATE, version)
-    return version
+        return versions.register(package, run, policy.model, tags={**tags, **more})
 
 
 def data_digests(experiment: Experiment) -> dict[str, str]:

@@ -9,9 +9,10 @@ import pytest
 import yaml
 from tests import tampering
 from tests.servers import bare_environment, clean_python, scoring_server
-from tests.versions import EXPERIMENT, POLICY, POLICY_TEXT, add_version, make_run, write_policy
+from tests.versions import EXPERIMENT, POLICY, POLICY_TEXT, add_version, make_run, scores, write_policy
 
-from tunesmith.config import Experiment
+from tunesmith import promotion
+from tunesmith.config import Experiment, Policy
 from tunesmith.data.dataset import load_dataset
 from tunesmith.errors import RegistryError
 from tunesmith.models.references import resolve
@@ -55,6 +56,20 @@ def test_a_finished_run_stays_finished_while_its_model_is_logged(store, adapters
     logged = client.get_logged_model(versions.get("bot", number).source.removeprefix("models:/"))
     assert (logged.source_run_id, logged.experiment_id) == (run.id, run.experiment_id)
     assert logged.status == "READY"
+
+
+def test_a_run_becomes_one_version_however_often_a_sweep_comes_to_register_it(store, adapters):
+    """A sweep may be killed when it has registered its winner; a version that others made of the run is not ours."""
+    run, policy = make_run(adapters[0], right=55), Policy.from_yaml(POLICY)
+    client, source = tracking_store.client(), versions.get("bot", "2").source
+    client.create_model_version("bot", source, run_id=run.id)
+    number = promotion.register(Experiment.from_yaml(EXPERIMENT), policy, run.id, scores(55))
+    assert number == "5"
+    versions.set_alias("bot", "candidate", "2")
+    assert promotion.register(Experiment.from_yaml(EXPERIMENT), policy, run.id, scores(55)) == number
+    assert len(client.search_model_versions("name = 'bot'")) == 5
+    assert versions.by_alias("bot", "candidate").number == number
+    assert versions.verify(versions.get("bot", number)).is_dir()
 
 
 def run_info(run_id):

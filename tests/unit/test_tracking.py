@@ -17,7 +17,7 @@ from tunesmith.sweep.executors import LocalWorker
 from tunesmith.sweep.following import Follower, log_training
 from tunesmith.sweep.protocol import Beat, Interrupted
 from tunesmith.sweep.worker import Seat
-from tunesmith.tracking import runs
+from tunesmith.tracking import resuming, runs
 from tunesmith.tracking import store as tracking_store
 from tunesmith.tracking.command import run_command
 from tunesmith.tracking.runs import Killed, Terminated
@@ -66,7 +66,7 @@ def test_a_training_that_goes_on_logs_each_step_once_and_leaves_none_out(store):
     first.metrics({"train/loss": 2.0}, step=2)
     first.flush()
     first.metrics({"train/loss": 1.0}, step=3)
-    again = runs.take_up(first.id)
+    again = resuming.take_up(first.id)
     again.metrics({"train/loss": 2.5, "tune/reward_margin": 0.2}, step=1)
     again.metrics({"train/loss": 0.5}, step=4)
     curve = ((1, 3.0), (2, 2.0), (3, 1.0), (4, 0.5))

@@ -115,6 +115,13 @@ def get(name: str, number: str) -> Version:
     return Version(name, str(found.version), found.run_id, found.source, found.tags)
 
 
+def of_run(name: str, run_id: str) -> Version | None:
+    """The version of a registered model that Tunesmith made of this run, if it has."""
+    found = store.client().search_model_versions(f"name = '{name}' and run_id = '{run_id}'")
+    versions = [Version(name, str(one.version), one.run_id, one.source, one.tags) for one in found]
+    return next((version for version in versions if version.tag("files_sha256")), None)
+
+
 def find(reference: str) -> Version:
     """The version that `models:/NAME@ALIAS` or `models:/NAME/NUMBER` names; raises `RegistryError` for any other."""
     match = REFERENCE.fullmatch(reference)

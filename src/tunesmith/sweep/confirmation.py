@@ -16,7 +16,7 @@ from tunesmith.sweep.crew import MAX_DEATHS
 from tunesmith.sweep.executors import LocalWorker, WorkerDied
 from tunesmith.sweep.following import Follower, describe_end, log_adapter, log_training
 from tunesmith.sweep.protocol import Done, Ended, Failed, Segment, Sharing
-from tunesmith.tracking import runs
+from tunesmith.tracking import resuming, runs
 from tunesmith.tracking.command import run_command
 from tunesmith.tracking.runs import Killed, Run
 from tunesmith.tracking.scores import log_scores
@@ -169,13 +169,13 @@ class Confirmation(Follower):
         attribute = f"{self.key}-run"
         known = self.coordinator.study.study.user_attrs.get(attribute)
         if known:
-            return runs.take_up(known)
+            return resuming.take_up(known)
         tags = {"command": run_command(self.experiment), "trial": self.trial.number}
         run = self.coordinator.child(self.key, kind="confirmation", tags=tags)
-        with self.coordinator.lock:
-            self.coordinator.study.study.set_user_attr(attribute, run.id)
         run.params({**self.trial.params, "seed": self.experiment.seed})
         run.json(self.experiment.tree(), "experiment.json")
+        with self.coordinator.lock:
+            self.coordinator.study.study.set_user_attr(attribute, run.id)
         return run
 
     def on_end(self, ended: Ended) -> tuple[Segment, ...]:

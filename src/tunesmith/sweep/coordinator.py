@@ -18,7 +18,7 @@ from tunesmith.sweep.executors import LocalWorker
 from tunesmith.sweep.lease import Lease
 from tunesmith.sweep.protocol import Items, Job, Ready, Rival, Segment, Sharing
 from tunesmith.sweep.study import SweepStudy
-from tunesmith.tracking import runs
+from tunesmith.tracking import resuming, runs
 from tunesmith.tracking.datasets import log_dataset
 from tunesmith.tracking.runs import Killed, Run
 from tunesmith.tracking.scores import log_scores_of
@@ -46,6 +46,7 @@ class Coordinator:
         self.paused = False
         self.crew = Crew(self.experiment, self.folder, seats(self.experiment.model))
         self.dataset = load_dataset(self.experiment)
+        self.left_runs = {run.info.run_name: run.info.run_id for run in resuming.children(parent)}
         self.lock = threading.Condition()
 
     def __enter__(self) -> "Coordinator":
@@ -104,7 +105,10 @@ class Coordinator:
         return ready
 
     def child(self, name: str, *, kind: str, tags: dict[str, Any] | None = None) -> Run:
-        """A new child run of the sweep."""
+        """The child run of this name: new, or the one that a sweep which was cut off had not come to use."""
+        left = self.left_runs.pop(name, None)
+        if left is not None:
+            return resuming.take_up(left)
         return runs.create(self.experiment.name, name, kind=kind, parent=self.parent, tags=tags)
 
     def score(self, worker: LocalWorker, run: Run, *, items: Items, adapter: str | None) -> Scores:

@@ -12,7 +12,8 @@ from tunesmith.records import AuditReport
 from tunesmith.sweep import costs, earlier, storage
 from tunesmith.sweep import study as studies
 from tunesmith.sweep.study import SweepStudy
-from tunesmith.tracking import runs
+from tunesmith.sweep.trial_runs import ENDS, end_of
+from tunesmith.tracking import resuming, runs
 from tunesmith.tracking.runs import Run
 
 
@@ -32,14 +33,14 @@ def open_sweep(
     prints = studies.fingerprint(experiment, space, data=report.data_digest)
     if resume is Resume.NO:
         parent = runs.adopt_or_create(experiment.name, f"{experiment.name}-sweep", kind="sweep")
-        study = studies.create(experiment, space, name=f"{experiment.name}-{parent.id}", prints=prints)
-        study.study.set_user_attr("parent_run", parent.id)
-        parent.tags({"study": study.study.study_name})
-        return parent, study
+        name = f"{experiment.name}-{parent.id}"
+        parent.tags({"study": name})
+        return parent, studies.create(experiment, space, name=name, prints=prints, parent_run=parent.id)
     study = studies.load(experiment, space, prints=prints, allow_drift=resume is Resume.DESPITE_DRIFT)
     parent = runs.attach(study.study.user_attrs["parent_run"])
-    runs.reopen(parent)
-    runs.link_resumption(parent)
+    ended = [trial for trial in study.trials(*ENDS) if "run_id" in trial.user_attrs]
+    resuming.reopen(parent, {trial.user_attrs["run_id"]: end_of(trial) for trial in ended})
+    resuming.link_resumption(parent)
     return parent, study
 
 

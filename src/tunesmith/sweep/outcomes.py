@@ -11,6 +11,7 @@ from tunesmith.sweep import study as studies
 from tunesmith.sweep.coordinator import Coordinator, name_of
 from tunesmith.sweep.following import describe_end, log_training
 from tunesmith.sweep.protocol import Done, Failed, Outcome, Paused, Refused
+from tunesmith.sweep.trial_runs import end
 from tunesmith.tracking.runs import Run
 from tunesmith.tracking.scores import log_scores
 from tunesmith.train.curves import marks
@@ -39,15 +40,16 @@ class Outcomes:
 
     def _refused(self, trial: FrozenTrial, reason: str, run: Run) -> None:
         """End a trial that could not begin, which says nothing about its parameters."""
+        self.study.remember(trial.number, refused=reason)
         self.study.fail(trial.number)
-        run.finish("FAILED", reason=reason)
+        end(run, trial)
         self.progress.note(f"{line(trial)} {reason}")
 
     def infeasible(self, trial: FrozenTrial, reason: str, run: Run) -> None:
         """End a trial because of its parameters; what it left on disk goes, unless another is to begin with it."""
         self.study.remember(trial.number, infeasible=reason)
         self.study.prune(trial.number)
-        run.finish("FAILED", reason=reason)
+        end(run, trial)
         self.progress.note(f"{line(trial)} {reason}")
         unended = self.study.trials(TrialState.RUNNING, TrialState.WAITING)
         if all(other.user_attrs.get("warm") != trial.number for other in unended):
@@ -87,7 +89,7 @@ class Outcomes:
             run.metrics({"racing/items": done.beaten.seen, "racing/p_value": done.beaten.p_value})
             run.tags({"raced": how})
         self.study.complete(trial.number, loss)
-        run.finish("FINISHED")
+        end(run, trial)
         self.progress.note(f"{line(trial)} {how}")
 
     def _scored(self, trial: FrozenTrial, done: Done, run: Run) -> str:

@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections import Counter
 from dataclasses import asdict
 
 from optuna.trial import FrozenTrial, TrialState
@@ -18,7 +19,7 @@ from tunesmith.sweep.executors import LocalWorker, WorkerDied
 from tunesmith.sweep.lane import Lane
 from tunesmith.sweep.outcomes import Outcomes
 from tunesmith.sweep.protocol import Ended, Rival, Segment, Sharing
-from tunesmith.sweep.trial_runs import TrialRuns
+from tunesmith.sweep.trial_runs import TrialRuns, end
 from tunesmith.tracking import runs
 from tunesmith.tracking.runs import Killed, Run
 
@@ -265,12 +266,11 @@ class Search:
 
     def _close(self) -> None:
         """End the trials that still wait on a rung: others were better there."""
-        halved: dict[float, int] = {}
+        halved: Counter[int] = Counter()
         for trial in self.study.trials(TrialState.RUNNING):
-            fraction = max(trial.intermediate_values, default=round(100 * self.rungs[0])) / 100
             self.study.prune(trial.number)
-            self.runs.of(trial).finish("KILLED", reason=f"halved: others were better after {fraction:.0%} of the steps")
-            halved[fraction] = halved.get(fraction, 0) + 1
+            end(self.runs.of(trial), trial)
+            halved[max(trial.intermediate_values, default=0)] += 1
         if halved:
-            parts = ", ".join(f"{count} at {fraction:.0%}" for fraction, count in sorted(halved.items()))
+            parts = ", ".join(f"{count} at {percent}%" for percent, count in sorted(halved.items()))
             self.progress.note(f"halved: {parts}; trained to the end: {self.study.known.count(TrialState.COMPLETE)}")

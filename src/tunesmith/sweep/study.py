@@ -152,8 +152,10 @@ def fingerprint(experiment: Experiment, space: SearchSpace, *, data: str) -> dic
     }
 
 
-def create(experiment: Experiment, space: SearchSpace, *, name: str, prints: dict[str, str]) -> SweepStudy:
-    """Create a study with the grid in its queue."""
+def create(
+    experiment: Experiment, space: SearchSpace, *, name: str, prints: dict[str, str], parent_run: str
+) -> SweepStudy:
+    """Create a study with the grid in its queue; `parent_run` is the id of the sweep's run."""
     study = optuna.create_study(study_name=name, storage=storage.open_storage(), direction="minimize")
     for key, value in prints.items():
         study.set_user_attr(f"{key}_sha256", value)
@@ -161,6 +163,7 @@ def create(experiment: Experiment, space: SearchSpace, *, name: str, prints: dic
     for point in proposals.grid(space):
         fixed = {key: overrides.get(experiment, key) for key in space.params}
         study.enqueue_trial({**fixed, **point}, user_attrs={"source": "grid"})
+    study.set_user_attr("parent_run", parent_run)
     study.set_user_attr("created", datetime.datetime.now(datetime.UTC).isoformat())
     study.set_user_attr("experiment", experiment.name)  # last: marks the study as whole
     return SweepStudy(study, space, experiment.seed)

@@ -2,13 +2,15 @@
 
 from typing import Any
 
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
 
 from tunesmith.config import overrides
 from tunesmith.sweep.coordinator import Coordinator, name_of
-from tunesmith.tracking import runs
+from tunesmith.tracking import resuming
 from tunesmith.tracking.command import run_command
 from tunesmith.tracking.runs import Run
+
+ENDS = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 
 
 class TrialRuns:
@@ -22,17 +24,33 @@ class TrialRuns:
         """The trial's run: the one it has, taken up again, or a new one."""
         if trial.number not in self.known:
             known = trial.user_attrs.get("run_id")
-            self.known[trial.number] = runs.take_up(known) if known else self._new(trial)
+            self.known[trial.number] = resuming.take_up(known) if known else self._new(trial)
         return self.known[trial.number]
 
     def _new(self, trial: FrozenTrial) -> Run:
         experiment = overrides.apply(self.coordinator.experiment, trial.params)
         tags = {"command": run_command(experiment), "trial": trial.number, **origin(trial)}
         run = self.coordinator.child(name_of(trial.number), kind="trial", tags=tags)
-        self.coordinator.study.remember(trial.number, run_id=run.id)
         run.params(trial.params)
         run.json(experiment.tree(), "experiment.json")
+        self.coordinator.study.remember(trial.number, run_id=run.id)
         return run
+
+
+def end_of(trial: FrozenTrial) -> tuple[str, str]:
+    """With what status, and for what reason, the run of a trial ends that has ended in the study."""
+    if trial.state == TrialState.COMPLETE:
+        return "FINISHED", ""
+    for failure in ("infeasible", "refused"):
+        if failure in trial.user_attrs:
+            return "FAILED", trial.user_attrs[failure]
+    return "KILLED", f"halved: others were better after {max(trial.intermediate_values, default=0)}% of the steps"
+
+
+def end(run: Run, trial: FrozenTrial) -> None:
+    """End the run of a trial that has ended in the study."""
+    status, reason = end_of(trial)
+    run.finish(status, reason=reason)
 
 
 def origin(trial: FrozenTrial) -> dict[str, Any]:

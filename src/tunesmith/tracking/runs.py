@@ -143,7 +143,7 @@ def create(
     """
     experiment_id = parent.experiment_id if parent else store.experiment_id(experiment)
     own = {f"{TAG}{key}": str(value)[:MAX_TAG_LENGTH] for key, value in (tags or {}).items()}
-    all_tags = {"mlflow.runName": name, "mlflow.user": principal(), **_identity(kind), **own}
+    all_tags = {"mlflow.runName": name, "mlflow.user": principal(), **identity(kind), **own}
     if parent:
         all_tags["mlflow.parentRunId"] = parent.id
     created = store.client().create_run(experiment_id, run_name=name, tags=all_tags)
@@ -157,7 +157,7 @@ def adopt_or_create(experiment: str, name: str, *, kind: str) -> Run:
         return create(experiment, name, kind=kind)
     store.client().update_run(given, name=name)
     run = Run(given, store.client().get_run(given).info.experiment_id)
-    store.client().log_batch(given, tags=[RunTag(k, v) for k, v in _identity(kind).items()])
+    store.client().log_batch(given, tags=[RunTag(k, v) for k, v in identity(kind).items()])
     return run
 
 
@@ -167,40 +167,6 @@ def attach(run_id: str) -> Run:
         return Run(run_id, store.client().get_run(run_id).info.experiment_id)
     except MlflowException:
         raise TrackingError(f"{run_id}: no such run in {store.tracking_uri()}") from None
-
-
-def take_up(run_id: str) -> Run:
-    """A training's run, to go on with: RUNNING under this process, what it logged step by step kept as it is."""
-    run = attach(run_id)
-    client = store.client()
-    client.update_run(run_id, status="RUNNING")
-    data = client.get_run(run_id).data
-    kind = data.tags.get(f"{TAG}kind", "")
-    client.log_batch(run_id, tags=[RunTag(key, value) for key, value in _identity(kind).items()])
-    for name in data.metrics:
-        run._logged[name] = {point.step for point in client.get_metric_history(run_id, name)} - {0}
-    return run
-
-
-def reopen(run: Run) -> None:
-    """Set an interrupted run, and those of its children that died with it, right again.
-
-    The run is RUNNING under this process; children left RUNNING become KILLED.
-    """
-    client = store.client()
-    client.update_run(run.id, status="RUNNING")
-    kind = client.get_run(run.id).data.tags.get(f"{TAG}kind", "")
-    client.log_batch(run.id, tags=[RunTag(k, v) for k, v in _identity(kind).items()])
-    query = f"tags.`mlflow.parentRunId` = '{run.id}' and attributes.status = 'RUNNING'"
-    for child in client.search_runs([run.experiment_id], query):
-        Run(child.info.run_id, run.experiment_id).finish("KILLED", reason="its sweep was interrupted")
-
-
-def link_resumption(parent: Run) -> None:
-    """Under `mlflow run`, let the new project run say which sweep it took up."""
-    given = os.environ.pop("MLFLOW_RUN_ID", None)
-    if given:
-        attach(given).tags({"kind": "resumption", "resumes": parent.id})
 
 
 @contextlib.contextmanager
@@ -240,7 +206,7 @@ def sigterm_raises() -> Iterator[None]:
         signal.signal(signal.SIGTERM, previous)
 
 
-def _identity(kind: str) -> dict[str, str]:
+def identity(kind: str) -> dict[str, str]:
     """Tags that say what a run is and which process feeds it, so that a dead one can be told."""
     process = {"host": socket.gethostname(), "pid": os.getpid(), "process_started": process_start(os.getpid())}
     return {f"{TAG}kind": kind, **{f"{TAG}{key}": str(value) for key, value in process.items()}}

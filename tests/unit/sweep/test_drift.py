@@ -27,7 +27,9 @@ def resume(experiment, space, **options):
 
 
 def test_what_was_changed_is_named_by_key(experiment, space):
-    studies.create(experiment, space, name="one", prints=studies.fingerprint(experiment, space, data="d"))
+    studies.create(
+        experiment, space, name="one", prints=studies.fingerprint(experiment, space, data="d"), parent_run="p"
+    )
     changed = overrides.apply(experiment, {"model.max_length": 128, "method.epochs": 2})
     other = space.model_copy(update={"halving": None})
     with pytest.raises(StudyError) as caught:
@@ -48,11 +50,11 @@ def test_what_was_changed_is_named_by_word_where_no_more_is_known(experiment, sp
     """A file so large that not every database takes it as an attribute; or a sweep that was begun before."""
     monkeypatch.setattr(drift, "MOST_CHARACTERS", 0)
     prints = studies.fingerprint(experiment, space, data="d")
-    studies.create(experiment, space, name="one", prints=prints)
+    studies.create(experiment, space, name="one", prints=prints, parent_run="p")
     with pytest.raises(StudyError, match=r"began: experiment, model; undo that"):
         resume(overrides.apply(experiment, {"model.max_length": 128}), space)
     monkeypatch.setattr(drift, "remember", lambda *_: None)
-    studies.create(experiment, space, name="two", prints=prints)
+    studies.create(experiment, space, name="two", prints=prints, parent_run="p")
     assert resume(experiment, space).study.study_name == "two"
     with pytest.raises(StudyError, match=r"began: experiment, model; undo that"):
         resume(overrides.apply(experiment, {"model.max_length": 128}), space)
