@@ -72,6 +72,11 @@ def recorded_experiment(run: Run) -> Experiment:
     if run.tag("kind") not in KINDS or status != "FINISHED":
         what = f"a run of kind {run.tag('kind') or 'unknown'} that is {status or 'unfinished'}"
         raise ConfigError(f"{run.id}: is {what}; finished runs of kind {', '.join(KINDS)} can be replayed")
+    if run.tag("warm"):
+        raise ConfigError(
+            f"{run.id}: began with the weights of trial {run.tag('warm')}, which no run keeps; a confirmation of it, "
+            "which begins anew, can be replayed"
+        )
     try:
         tree = run.read_json("experiment.json")
     except (MlflowException, OSError):

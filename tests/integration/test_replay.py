@@ -68,6 +68,13 @@ def test_runs_that_cannot_be_replayed_are_told(store, invoke):
         "is a run of kind trial that is KILLED; finished runs of kind sft, dpo, kto, reward, rlhf, confirm"
         in done.stderr
     )
+    warm = runs.create("smoke", "x", kind="trial", tags={"warm": 3})
+    warm.finish("FINISHED")
+    done = invoke("replay", warm.id)
+    assert done.exit_code == 2
+    assert (
+        "began with the weights of trial 3, which no run keeps; a confirmation of it, which begins anew" in done.stderr
+    )
     done = invoke("replay", "0" * 32)
     assert done.exit_code == 2
     assert "no such run" in done.stderr
