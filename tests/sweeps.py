@@ -146,9 +146,12 @@ def left(project: pathlib.Path) -> Left:
 
 
 def recorded(project: pathlib.Path) -> dict[tuple[str, str], tuple[Any, ...]]:
-    """What every run of a sweep says, by kind and name; there must be one of each."""
+    """What every run of a sweep says, by kind and name; there must be one of each.
+
+    The ledger, whose entries have times, is the registry's.
+    """
     client = client_of(project)
-    runs = [run for found in runs_by_kind(client).values() for run in found]
+    runs = [run for kind, found in runs_by_kind(client).items() for run in found if kind != "ledger"]
     said = {
         (run.data.tags["tunesmith.kind"], run.info.run_name): (
             run.info.status,

@@ -9,9 +9,9 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 
-from tunesmith.config.experiment import ModelConfig
+from tunesmith.config.experiment import AdapterConfig, ModelConfig
 from tunesmith.errors import DeviceError, ModelError
-from tunesmith.models import bundled, device, measurements
+from tunesmith.models import bundled, device, loading, measurements
 from tunesmith.models.references import resolve
 
 
@@ -69,6 +69,17 @@ def test_only_safetensors_are_loaded(tiny_path, tmp_path):
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
     with pytest.raises(ModelError, match="no safetensors weights; other formats can run code"):
         resolve(str(folder))
+
+
+def test_equal_adapters_are_saved_as_equal_files(tiny_path, tmp_path):
+    """PEFT would write its targets in the order of a set, which is another one in every process."""
+    base = loading.load_base(resolve("bundled:tiny-llama"), device.place(ModelConfig(base="bundled:tiny-llama")))
+    model = loading.attach_fresh(base, AdapterConfig(), seed=1)
+    loading.save(model, tmp_path)
+    targets = loading.read_config(tmp_path)["target_modules"]
+    assert len(targets) == 14
+    assert targets == sorted(targets)
+    assert {path.name for path in tmp_path.iterdir()} >= {"adapter_config.json", "adapter_model.safetensors"}
 
 
 def test_a_changed_weight_changes_the_digest(tiny_path, tmp_path):

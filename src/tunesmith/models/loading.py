@@ -21,6 +21,8 @@ from tunesmith.models.nf4 import keep_layout, nf4
 from tunesmith.models.references import LocalModel
 from tunesmith.models.reward import HEAD, is_reward_model, with_head
 
+ADAPTER_CONFIG = "adapter_config.json"
+
 
 def load_tokenizer(model: LocalModel) -> PreTrainedTokenizerBase:
     """The tokenizer of a model; raises `ModelError` when it lacks a chat template or an end mark.
@@ -117,7 +119,7 @@ def continue_from(model: PeftModel, parent: pathlib.Path) -> None:
 def read_config(folder: pathlib.Path) -> dict[str, Any]:
     """The configuration of a saved adapter; raises `ModelError` where there is none."""
     try:
-        config: dict[str, Any] = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+        config: dict[str, Any] = json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8"))
     except OSError:
         raise ModelError(f"{folder}: holds no adapter; a whole model is named by its folder instead") from None
     return config
@@ -133,12 +135,27 @@ def full_copy(base: PreTrainedModel, config: AdapterConfig, *, seed: int) -> Pre
 
 def attach_saved(base: PreTrainedModel, folder: pathlib.Path) -> PreTrainedModel | PeftModel:
     """Attach the adapter saved in `folder`, below a reward head if it has one; or load the whole model saved there."""
-    if not (folder / "adapter_config.json").is_file() and (folder / "config.json").is_file():
+    if not (folder / ADAPTER_CONFIG).is_file() and (folder / "config.json").is_file():
         kernel = str(base.config._attn_implementation)
         return load_weights(folder, Placement(str(base.device), base.dtype, kernel, "as the base"))
     if read_config(folder).get("task_type") == "SEQ_CLS":
         base = with_head(base, seed=0)
     return PeftModel.from_pretrained(base, folder).eval()
+
+
+def save(model: PreTrainedModel | PeftModel, folder: pathlib.Path) -> None:
+    """Write an adapter as PEFT does, or a model tuned in full as transformers does.
+
+    PEFT writes the names of a set in the order of this process's hashes; sorted, equal adapters are equal files.
+    """
+    own = {"selected_adapters": ["default"]} if isinstance(model, PeftModel) else {}  # no reference beside it
+    model.save_pretrained(folder, safe_serialization=True, **own)
+    path = folder / ADAPTER_CONFIG
+    if path.is_file():
+        config = read_config(folder)
+        if isinstance(config["target_modules"], list):
+            config["target_modules"].sort()
+        path.write_text(json.dumps(config, indent=2, sort_keys=True), encoding="utf-8")
 
 
 def release(model: PreTrainedModel | PeftModel) -> None:

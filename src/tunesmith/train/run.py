@@ -5,13 +5,13 @@ import pathlib
 import time
 from collections.abc import Iterator
 
-from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from tunesmith import manifest
 from tunesmith.config.experiment import Experiment
 from tunesmith.errors import TrainingError
 from tunesmith.models.device import lacking_memory
+from tunesmith.models.loading import save
 from tunesmith.models.reward import with_head
 from tunesmith.records import TrainedRun
 from tunesmith.train.checkpoint import room_for
@@ -69,8 +69,7 @@ def save_adapter(model: PreTrainedModel, recorder: Recorder, folder: pathlib.Pat
     """Save a trained adapter in `folder`, whole or not at all; returns the record of its training."""
     target = folder / "adapter"
     with room_for(target), manifest.writing(target) as aside:
-        own = {"selected_adapters": ["default"]} if isinstance(model, PeftModel) else {}  # no reference beside it
-        model.save_pretrained(aside, safe_serialization=True, **own)
+        save(model, aside)
     return recorder.finish(model, target)
 
 

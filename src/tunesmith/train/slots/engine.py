@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 
 from tunesmith import manifest
 from tunesmith.errors import TrainingError
-from tunesmith.models.loading import attach_fresh, detach
+from tunesmith.models.loading import attach_fresh, detach, save
 from tunesmith.train import checkpoint as checkpoints
 from tunesmith.train.checkpoint import Checkpoint
 from tunesmith.train.encode import Labelled
@@ -130,7 +130,7 @@ class Engine:
     def export(self, key: Key, folder: pathlib.Path) -> None:
         """Write a slot's adapter as PEFT does, with a manifest, in place of what `folder` holds."""
         with self.attached(key) as model, manifest.writing(folder) as aside:
-            model.save_pretrained(aside, safe_serialization=True)
+            save(model, aside)
 
     @contextlib.contextmanager
     def attached(self, key: Key) -> Iterator[PeftModel]:
