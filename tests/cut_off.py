@@ -1,6 +1,6 @@
 """Sweeps over a worker that trains nothing, cut off between two writes and resumed, each in a process of its own.
 
-`python -m tests.cut_off PROJECT PLACE PROJECT PLACE ...` loads everything once and forks each of them.
+`python -m tests.cut_off PROJECT SPACE PLACE PROJECT SPACE PLACE ...` loads everything once and forks each of them.
 """
 
 import multiprocessing
@@ -8,9 +8,11 @@ import os
 import pathlib
 import signal
 import sys
+from typing import Any
 
 from tests import dying
 from tests.idle import Worker, opened
+from tunesmith.config.space import Limits
 from tunesmith.records import Scores
 from tunesmith.sweep.budget import Budget
 from tunesmith.sweep.closing import log_search, log_winner
@@ -18,13 +20,20 @@ from tunesmith.sweep.confirmation import confirm
 from tunesmith.sweep.opening import Resume
 from tunesmith.sweep.search import Search
 
+SPACES = {
+    "plain": (Worker(), {}),
+    "limited": (Worker(slow=frozenset({"trial-002"})), {"limits": Limits(seconds=60.0, memory_mb=2.0)}),
+}
+"""Of four trials the limits let one be trained: two would need too much memory, one is too slow."""
 
-def sweep(project: pathlib.Path, place: str, resume: Resume) -> None:
+
+def sweep(project: pathlib.Path, space: str, place: str, resume: Resume) -> None:
     """A sweep of four trials up to its winner, which dies before the first commit at `place`."""
     os.chdir(project)
     os.environ["TUNESMITH_STUDY_STORAGE"] = f"sqlite:///{project / 'optuna.db'}"
     dying.die_at(place, project / "commits.log")
-    with opened(Worker(), resume=resume) as coordinator:
+    worker, changes = SPACES[space]
+    with opened(worker, resume=resume, **changes) as coordinator:
         Search(coordinator, Budget(4)).run()
         candidates = confirm(coordinator)
         log_search(coordinator, "cpu", candidates)
@@ -33,9 +42,9 @@ def sweep(project: pathlib.Path, place: str, resume: Resume) -> None:
     coordinator.parent.finish("FINISHED")
 
 
-def in_a_process(project: pathlib.Path, place: str, resume: Resume) -> int | None:
+def in_a_process(*arguments: Any) -> int | None:
     """Its exit code."""
-    process = multiprocessing.get_context("fork").Process(target=sweep, args=(project, place, resume))
+    process = multiprocessing.get_context("fork").Process(target=sweep, args=arguments)
     process.start()
     process.join()
     return process.exitcode
@@ -43,11 +52,11 @@ def in_a_process(project: pathlib.Path, place: str, resume: Resume) -> int | Non
 
 def main(arguments: list[str]) -> None:
     """Exits with 1 if one did not end as it was to."""
-    for name, place in zip(arguments[::2], arguments[1::2], strict=True):
+    for name, space, place in zip(arguments[::3], arguments[1::3], arguments[2::3], strict=True):
         project = pathlib.Path(name)
-        ends = [in_a_process(project, place, Resume.NO)]
+        ends = [in_a_process(project, space, place, Resume.NO)]
         if place:
-            ends.append(in_a_process(project, "", Resume.YES))
+            ends.append(in_a_process(project, space, "", Resume.YES))
         if ends != ([-signal.SIGKILL, 0] if place else [0]):
             sys.exit(f"{place}: ended with {ends}")
 

@@ -14,11 +14,13 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine, event
 
+import tunesmith
 from tunesmith.cli import main
 
 DEPTH = 4
 WRITES = ("INSERT", "UPDATE", "DELETE")
 WROTE = "tunesmith_wrote"
+PACKAGE = pathlib.Path(tunesmith.__file__).resolve().parent
 
 
 def place_of_this() -> str:
@@ -26,8 +28,8 @@ def place_of_this() -> str:
     frame: FrameType | None = sys._getframe()
     names = []
     while frame is not None:
-        path = pathlib.Path(frame.f_code.co_filename)
-        if "tunesmith" in path.parts:
+        path = pathlib.Path(frame.f_code.co_filename).resolve()
+        if PACKAGE in path.parents:
             names.append(f"{path.stem}.{frame.f_code.co_name}")
         frame = frame.f_back
     return " < ".join(names[:DEPTH])
@@ -50,6 +52,7 @@ def die_at(last: str, log: pathlib.Path) -> None:
 
     event.listen(Engine, "before_cursor_execute", executing)
     event.listen(Engine, "commit", committing)
+    event.listen(Engine, "rollback", lambda connection: connection.info.pop(WROTE, None))
 
 
 if __name__ == "__main__":

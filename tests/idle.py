@@ -17,7 +17,7 @@ from tunesmith.records import Scores
 from tunesmith.sweep.coordinator import Coordinator
 from tunesmith.sweep.executors import WorkerDied
 from tunesmith.sweep.opening import Resume, open_sweep
-from tunesmith.sweep.protocol import Done, Ended, Failed, Segment, Sharing
+from tunesmith.sweep.protocol import Done, Ended, Failed, Paused, Segment, Sharing
 from tunesmith.sweep.worker import Seat
 
 RANDOM = {"sampler": Sampler(kind="random")}
@@ -27,13 +27,15 @@ RANDOM = {"sampler": Sampler(kind="random")}
 class Worker(Idle):
     """Done as soon as it is asked; `meanwhile` is called, and `failing` said, of the training of that name.
 
-    It dies of what is `deadly` as often as that says, and notes which segments it was `sent` together.
+    It dies of what is `deadly` as often as that says, takes a minute for a part of what is `slow`, and notes which
+    segments it was `sent` together.
     """
 
     clock: list[float] = field(default_factory=list)
     meanwhile: dict[str, Callable[[], object]] = field(default_factory=dict)
     failing: dict[str, Failed] = field(default_factory=dict)
     deadly: dict[str, int] = field(default_factory=dict)
+    slow: frozenset[str] = frozenset()
     sent: list[list[str]] = field(default_factory=list)
     sharing: Sharing = field(default_factory=lambda: Sharing(fuse=1, most=1, row_tokens=100.0))
     seat: Seat = field(default_factory=lambda: Seat(0, device=None, threads=1))
@@ -63,12 +65,14 @@ class Worker(Idle):
         if segment.key in self.failing:
             return Ended(segment.key, self.failing.pop(segment.key))
         ended: Ended = super().ended(segment, listener)
+        if isinstance(ended.outcome, Paused) and segment.key in self.slow:
+            return Ended(segment.key, dataclasses.replace(ended.outcome, seconds=60.0))
         if not isinstance(ended.outcome, Done):
             return ended
         primary, loss = segment.job.experiment.evaluation.primary, ended.outcome.trained.metrics["tune/loss"]
         scores = dataclasses.replace(ended.outcome.scores, metrics={primary: 2.0 - loss})
         adapter = pathlib.Path(segment.job.folder) / "adapter"
-        adapter.mkdir(parents=True)
+        adapter.mkdir(parents=True, exist_ok=True)
         (adapter / "adapter_config.json").write_text("{}\n")
         trained = dataclasses.replace(ended.outcome.trained, adapter=str(adapter))
         return Ended(segment.key, dataclasses.replace(ended.outcome, scores=scores, trained=trained))

@@ -148,21 +148,30 @@ def left(project: pathlib.Path) -> Left:
 def recorded(project: pathlib.Path) -> dict[tuple[str, str], tuple[Any, ...]]:
     """What every run of a sweep says, by kind and name; there must be one of each.
 
-    The ledger, whose entries have times, is the registry's.
+    Of the ledger's parameters, which are its entries and have times, only whether there are any.
     """
     client = client_of(project)
-    runs = [run for kind, found in runs_by_kind(client).items() for run in found if kind != "ledger"]
+    runs = [run for found in runs_by_kind(client).values() for run in found]
     said = {
         (run.data.tags["tunesmith.kind"], run.info.run_name): (
             run.info.status,
             run.data.tags.get("tunesmith.reason"),
-            run.data.params,
-            {file.path for file in client.list_artifacts(run.info.run_id)},
+            bool(run.data.params) if run.data.tags["tunesmith.kind"] == "ledger" else run.data.params,
+            set(run.data.metrics),
+            files_of(client, run.info.run_id),
         )
         for run in runs
     }
     assert len(said) == len(runs)
     return said
+
+
+def files_of(client: MlflowClient, run_id: str, folder: str | None = None) -> set[str]:
+    """The paths of all of a run's artifacts."""
+    found: set[str] = set()
+    for file in client.list_artifacts(run_id, folder):
+        found |= files_of(client, run_id, file.path) if file.is_dir else {file.path}
+    return found
 
 
 def newest_study(project: pathlib.Path) -> optuna.Study:

@@ -167,7 +167,9 @@ def _sweep(
     check_sweepable(experiment, space)
     report = preflight(experiment)
     parent, study = open_sweep(experiment, space, report, resume=resume)
-    if budget.warm_start and resume is Resume.NO:
+    if resume is not Resume.NO:
+        progress.note(f"going on with the sweep begun at {study.created:%Y-%m-%d %H:%M} UTC, run {parent.id}")
+    if budget.warm_start and not study.begun():
         begin_with_earlier(study, experiment, report, progress, most=budget.warm_start)
     with runs.recording(parent):
         log_run(parent, experiment, report)
@@ -206,8 +208,9 @@ def score_holdout(coordinator: Coordinator, run_id: str, report: AuditReport) ->
     adapter = winner_run.download("adapter", coordinator.folder / "winner")
 
     def scoring(name: str, path: str | None) -> Callable[[LocalWorker], Scores]:
+        tags = {"winner_run": run_id}
         return lambda worker: coordinator.score(
-            worker, coordinator.child(name, kind="holdout"), items="holdout", adapter=path
+            worker, coordinator.child(name, kind="holdout", tags=tags), items="holdout", adapter=path
         )
 
     tasks = [scoring("holdout-winner", str(adapter)), scoring("holdout-base", None)]

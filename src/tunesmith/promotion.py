@@ -57,8 +57,8 @@ def note_holdout_use(policy: Policy, experiment: Experiment, run_id: str) -> Non
 
 
 def register(experiment: Experiment, policy: Policy, run_id: str, scores: Scores) -> str:
-    """Register a run's adapter as candidate, unless that was done before; returns the version's number."""
-    known = versions.of_run(policy.model, run_id)
+    """Register a run's adapter as candidate, once for the same evidence; returns the version's number."""
+    known = versions.of_run(policy.model, run_id, evidence_sha256=evidence.load(run_id).sha256)
     version = known.number if known else _register(experiment, policy, runs.attach(run_id), scores)
     versions.set_alias(policy.model, aliases.CANDIDATE, version)
     return version
@@ -69,13 +69,14 @@ def _register(experiment: Experiment, policy: Policy, run: Run, scores: Scores) 
     from tunesmith.registry import against_base, merged
 
     base = resolve(experiment.model.base, revision=experiment.model.revision)
+    judged_on = {"evidence_sha256": evidence.load(run.id).sha256}
     contents = Contents(
         base=base,
         experiment=experiment.tree(),
         data={
             **data_digests(experiment),
             "scores_digest": scores.digest,
-            "evidence_sha256": evidence.load(run.id).sha256,
+            **judged_on,
             "parent_sha256": base.adapter_sha256,
         },
         max_new_tokens=REPLY_TOKENS,
@@ -91,7 +92,7 @@ def _register(experiment: Experiment, policy: Policy, run: Run, scores: Scores) 
         run.metrics(measured)
         run.flush()
         tags = {name.replace("/", "."): f"{value:.4g}" for name, value in {**scores.metrics, **measured}.items()}
-        more = {"base": base.reference, "base_sha256": base.sha256}
+        more = {"base": base.reference, "base_sha256": base.sha256, **judged_on}
         return versions.register(package, run, policy.model, tags={**tags, **more})
 
 

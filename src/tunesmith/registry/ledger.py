@@ -151,16 +151,29 @@ def cut(entries: tuple[Entry, ...], head: str) -> str:
     return ""
 
 
-def create() -> str:
-    """A new, empty ledger's run id; the registered model must be created with it as `RUN_TAG`."""
-    run = runs.create(EXPERIMENT, "ledger", kind="ledger")
+def create(name: str) -> str:
+    """An empty ledger's run id; the registered model must be created with it as `RUN_TAG`.
+
+    One that was made for this model, and has neither an entry nor a model, is used: its maker died.
+    """
+    run = _left(name) or runs.create(EXPERIMENT, "ledger", kind="ledger", tags={"model": name})
     run.finish("FINISHED")
     return run.id
 
 
+def _left(name: str) -> runs.Run | None:
+    client = store.client()
+    made = client.search_runs([store.experiment_id(EXPERIMENT)], f"tags.`{TAG}kind` = 'ledger'")
+    for run in made:
+        mine = run.data.tags.get(f"{TAG}model") == name and not run.data.params
+        if mine and not client.search_registered_models(f"tags.`{RUN_TAG}` = '{run.info.run_id}'"):
+            return runs.attach(run.info.run_id)
+    return None
+
+
 def _adopt(name: str) -> str:
     """Give a model that was registered by other means a ledger."""
-    run_id = create()
+    run_id = create(name)
     client = store.client()
     client.set_registered_model_tag(name, RUN_TAG, run_id)
     return str(client.get_registered_model(name).tags[RUN_TAG])

@@ -68,7 +68,7 @@ def ensure(name: str) -> None:
         client.get_registered_model(name)
     except MlflowException:
         try:
-            client.create_registered_model(name, tags={ledger.RUN_TAG: ledger.create()})
+            client.create_registered_model(name, tags={ledger.RUN_TAG: ledger.create(name)})
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
@@ -115,11 +115,11 @@ def get(name: str, number: str) -> Version:
     return Version(name, str(found.version), found.run_id, found.source, found.tags)
 
 
-def of_run(name: str, run_id: str) -> Version | None:
-    """The version of a registered model that Tunesmith made of this run, if it has."""
+def of_run(name: str, run_id: str, *, evidence_sha256: str) -> Version | None:
+    """The version that Tunesmith made of this run and this evidence, if it has."""
     found = store.client().search_model_versions(f"name = '{name}' and run_id = '{run_id}'")
     versions = [Version(name, str(one.version), one.run_id, one.source, one.tags) for one in found]
-    return next((version for version in versions if version.tag("files_sha256")), None)
+    return next((version for version in versions if version.tag("evidence_sha256") == evidence_sha256), None)
 
 
 def find(reference: str) -> Version:

@@ -46,12 +46,13 @@ class Coordinator:
         self.paused = False
         self.crew = Crew(self.experiment, self.folder, seats(self.experiment.model))
         self.dataset = load_dataset(self.experiment)
-        self.left_runs = {run.info.run_name: run.info.run_id for run in resuming.children(parent)}
+        self.left_runs: dict[tuple[str, str], resuming.Left] = {}
         self.lock = threading.Condition()
 
     def __enter__(self) -> "Coordinator":
         self.lease.__enter__()
         self.study.known.guard = self.lease.check
+        self.left_runs = resuming.left_by(self.parent)
         self.in_use = mark_in_use(self.folder)
         self.desk.__enter__()
         return self
@@ -105,10 +106,10 @@ class Coordinator:
         return ready
 
     def child(self, name: str, *, kind: str, tags: dict[str, Any] | None = None) -> Run:
-        """The child run of this name: new, or the one that a sweep which was cut off had not come to use."""
-        left = self.left_runs.pop(name, None)
-        if left is not None:
-            return resuming.take_up(left)
+        """A new child run, or the one for the same thing that the study had not noted when the sweep was cut off."""
+        left = self.left_runs.pop((kind, name), None)
+        if left is not None and left.has(tags or {}):
+            return resuming.take_up(left.run_id)
         return runs.create(self.experiment.name, name, kind=kind, parent=self.parent, tags=tags)
 
     def score(self, worker: LocalWorker, run: Run, *, items: Items, adapter: str | None) -> Scores:

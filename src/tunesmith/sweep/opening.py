@@ -12,7 +12,7 @@ from tunesmith.records import AuditReport
 from tunesmith.sweep import costs, earlier, storage
 from tunesmith.sweep import study as studies
 from tunesmith.sweep.study import SweepStudy
-from tunesmith.sweep.trial_runs import ENDS, end_of
+from tunesmith.sweep.trial_runs import ends
 from tunesmith.tracking import resuming, runs
 from tunesmith.tracking.runs import Run
 
@@ -38,8 +38,7 @@ def open_sweep(
         return parent, studies.create(experiment, space, name=name, prints=prints, parent_run=parent.id)
     study = studies.load(experiment, space, prints=prints, allow_drift=resume is Resume.DESPITE_DRIFT)
     parent = runs.attach(study.study.user_attrs["parent_run"])
-    ended = [trial for trial in study.trials(*ENDS) if "run_id" in trial.user_attrs]
-    resuming.reopen(parent, {trial.user_attrs["run_id"]: end_of(trial) for trial in ended})
+    resuming.reopen(parent, ends(study.trials()))
     resuming.link_resumption(parent)
     return parent, study
 

@@ -56,10 +56,13 @@ class Outcomes:
             shutil.rmtree(self.coordinator.folder / name_of(trial.number), ignore_errors=True)
 
     def _paused(self, trial: FrozenTrial, paused: Paused, run: Run) -> None:
-        self.study.report(trial.number, paused.tune_loss, fraction=paused.fraction)
+        """A trial reached a rung; the report comes last, since it may be sent on as soon as the study has that."""
         self._remember_spent(trial, tokens=paused.tokens, seconds=paused.seconds, steps=paused.steps)
-        self.progress.note(f"{line(trial)} tune/loss {paused.tune_loss:.3f} after {paused.fraction:.0%}")
         reason = costs.too_slow(self.space, paused.seconds, fraction=paused.fraction)
+        if reason:
+            self.study.remember(trial.number, infeasible=reason)
+        self.study.report(trial.number, paused.tune_loss, fraction=paused.fraction)
+        self.progress.note(f"{line(trial)} tune/loss {paused.tune_loss:.3f} after {paused.fraction:.0%}")
         if reason:
             self.infeasible(trial, reason, run)
 

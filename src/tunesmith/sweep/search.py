@@ -44,7 +44,15 @@ class Search:
         self.waiting = self.study.recover()
         self.running: set[int] = set()
         self.runs, self.outcomes = TrialRuns(coordinator), Outcomes(coordinator)
+        self._end_infeasible()
         self.preparing: list[Task] = []
+
+    def _end_infeasible(self) -> None:
+        """End the trials that were found infeasible when the sweep was cut off."""
+        for trial in self.study.trials(TrialState.RUNNING):
+            if "infeasible" in trial.user_attrs:
+                self.outcomes.infeasible(trial, trial.user_attrs["infeasible"], self.runs.of(trial))
+                self.waiting = [number for number in self.waiting if number != trial.number]
 
     def run(self) -> None:
         """Score the base, then search; the runs of trials that wait when the search is cut are closed."""
@@ -143,10 +151,12 @@ class Search:
 
     def _next_segment(self) -> Segment | None:
         """What was cut off, else the best trial that may go on, else a new one."""
-        if self.waiting:
+        while self.waiting:
             number = self.waiting.pop(0)
-            sent = self.study.trials()[number].user_attrs.get("sent", 1)
-            return self._send(number, min(max(1, sent), len(self.rungs)))  # a drifted space may have fewer rungs
+            trial = self.study.trials()[number]
+            if trial.intermediate_values or self._affordable(trial):
+                sent = trial.user_attrs.get("sent", 1)
+                return self._send(number, min(max(1, sent), len(self.rungs)))  # a drifted space may have fewer rungs
         may_ask = self._may_ask()
         standing = self.ladder.promotable(self.study.standings, closing=not may_ask)
         if standing is not None:

@@ -37,6 +37,11 @@ class SweepStudy:
         self.study, self.space, self.seed = study, space, seed
         self.known = Trials(study)
 
+    @property
+    def created(self) -> datetime.datetime:
+        """When the sweep began."""
+        return datetime.datetime.fromisoformat(self.study.user_attrs["created"])
+
     def trials(self, *states: TrialState) -> list[FrozenTrial]:
         """Trials in order, of these states or of all; they are not to be changed."""
         return self.known.of(*states) if states else self.known.all
@@ -114,9 +119,12 @@ class SweepStudy:
         self.known.take_in()
 
     def begin_with(self, winners: Sequence[Earlier]) -> None:
-        """Queue what won earlier sweeps, after the grid."""
+        """Queue what won earlier sweeps, after the grid; what was queued before this was cut off stays."""
+        queued = {trial.user_attrs.get("source") for trial in self.trials(TrialState.WAITING)}
         for winner in winners:
-            self.study.enqueue_trial(winner.params, user_attrs={"source": f"winner of sweep {winner.run_id}"})
+            source = f"winner of sweep {winner.run_id}"
+            if source not in queued:
+                self.study.enqueue_trial(winner.params, user_attrs={"source": source})
         self.known.take_in()
 
     def queued_by_people(self) -> list[FrozenTrial]:

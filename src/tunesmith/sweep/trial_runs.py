@@ -1,5 +1,6 @@
 """The MLflow runs of a search's trials."""
 
+from collections.abc import Iterable
 from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
@@ -9,8 +10,6 @@ from tunesmith.sweep.coordinator import Coordinator, name_of
 from tunesmith.tracking import resuming
 from tunesmith.tracking.command import run_command
 from tunesmith.tracking.runs import Run
-
-ENDS = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 
 
 class TrialRuns:
@@ -45,6 +44,13 @@ def end_of(trial: FrozenTrial) -> tuple[str, str]:
         if failure in trial.user_attrs:
             return "FAILED", trial.user_attrs[failure]
     return "KILLED", f"halved: others were better after {max(trial.intermediate_values, default=0)}% of the steps"
+
+
+def ends(trials: Iterable[FrozenTrial]) -> dict[str, tuple[str, str]]:
+    """How runs have to end, by run, as the study has it; an early one does not know why a trial could not begin."""
+    ended = [trial for trial in trials if trial.state.is_finished() and "run_id" in trial.user_attrs]
+    told = [trial for trial in ended if trial.state != TrialState.FAIL or "refused" in trial.user_attrs]
+    return {trial.user_attrs["run_id"]: end_of(trial) for trial in told}
 
 
 def end(run: Run, trial: FrozenTrial) -> None:
