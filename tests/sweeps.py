@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.parse
 from dataclasses import dataclass
 from typing import Any
 
@@ -158,7 +159,7 @@ def recorded(project: pathlib.Path) -> dict[tuple[str, str], tuple[Any, ...]]:
             run.data.tags.get("tunesmith.reason"),
             bool(run.data.params) if run.data.tags["tunesmith.kind"] == "ledger" else run.data.params,
             set(run.data.metrics),
-            files_of(client, run.info.run_id),
+            files_of(run),
         )
         for run in runs
     }
@@ -166,12 +167,10 @@ def recorded(project: pathlib.Path) -> dict[tuple[str, str], tuple[Any, ...]]:
     return said
 
 
-def files_of(client: MlflowClient, run_id: str, folder: str | None = None) -> set[str]:
-    """The paths of all of a run's artifacts."""
-    found: set[str] = set()
-    for file in client.list_artifacts(run_id, folder):
-        found |= files_of(client, run_id, file.path) if file.is_dir else {file.path}
-    return found
+def files_of(run: Run) -> set[str]:
+    """The paths of all of a run's artifacts, which lie on this machine."""
+    folder = pathlib.Path(urllib.parse.urlparse(run.info.artifact_uri).path)
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
 
 
 def newest_study(project: pathlib.Path) -> optuna.Study:

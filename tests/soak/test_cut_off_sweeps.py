@@ -1,23 +1,25 @@
 """A whole sweep, killed once before the first commit at each place that writes to study, run tree or registry."""
 
-import contextlib
 import datetime
 import json
 import os
 import pathlib
 import platform
 import signal
+import subprocess
 import sys
 
 import pytest
 from mlflow import MlflowClient
 from tests import sweeps
-from tests.conftest import ROOT, copy_project
+from tests.conftest import ROOT, copy_project, environment
 
-from tunesmith.registry.evidence import load, require_fresh
-from tunesmith.registry.versions import get, verify
-from tunesmith.tracking import store
-
+VERIFY = """
+import sys
+from tunesmith.registry import evidence, versions
+version = versions.get("smoke-bot", sys.argv[1])
+evidence.require_fresh(evidence.load(version.run_id), versions.verify(version))
+"""
 NOTHING_TO_RESUME = "no sweep of smoke is recorded"
 
 
@@ -59,10 +61,9 @@ def what_is_left(project: pathlib.Path):
     """What runs say, digests of adapters, registered versions with their aliases, and what is open or doubled."""
     found = MlflowClient(f"sqlite:///{project / 'mlflow.db'}").search_model_versions("name = 'smoke-bot'")
     versions = {f"version {version.version}": str(version.aliases) for version in found}
-    with contextlib.chdir(project), store.using(f"sqlite:///{project / 'mlflow.db'}"):
-        for version in found:
-            package = verify(get("smoke-bot", version.version))
-            require_fresh(load(version.run_id), package)
+    for version in found:
+        command = [sys.executable, "-c", VERIFY, str(version.version)]
+        subprocess.run(command, cwd=project, env=environment(PYTHONPATH=str(ROOT / "src")), check=True)
     try:
         runs = {f"{kind} {name}": said for (kind, name), said in sweeps.recorded(project).items()}
         return {**runs, **sweeps.left(project).adapters, **versions}
