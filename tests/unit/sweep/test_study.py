@@ -15,6 +15,8 @@ from tunesmith.progress import Progress
 from tunesmith.sweep import proposals, status
 from tunesmith.sweep import study as studies
 from tunesmith.sweep.board import HEADS, SHOWN, Pace, board
+from tunesmith.sweep.earlier import Earlier
+from tunesmith.sweep.trial_runs import ends
 
 
 def test_the_grid_comes_first_with_the_experiments_other_values(experiment, space):
@@ -185,6 +187,39 @@ def test_an_added_trial_is_beyond_the_budget(experiment, space):
     third = sweep.ask()
     assert third.params == params
     assert third.user_attrs.items() >= {"source": "added", "warm": 0}.items()
+
+
+def test_winners_of_earlier_sweeps_are_queued_once_though_the_queueing_was_cut_off(experiment, space):
+    sweep = make(experiment, space)
+    params = [{"method.learning_rate": rate, "method.batch_size": 4, "method.epochs": 1} for rate in (0.02, 0.03)]
+    winners = [Earlier("a", params[0], same_data=True), Earlier("b", params[1], same_data=False)]
+    sweep.begin_with(winners[:1])
+    sweep.begin_with(winners)
+    assert [trial.user_attrs["source"] for trial in sweep.trials(TrialState.WAITING)] == [
+        "grid",
+        "grid",
+        "winner of sweep a",
+        "winner of sweep b",
+    ]
+
+
+def test_how_a_run_has_to_end_is_told_by_the_study_alone_where_it_knows(experiment, space):
+    """Studies of old do not say why a trial could not begin; what its run says stays."""
+    sweep = make(experiment, space)
+    reasons = [{}, {"infeasible": "too large"}, {"refused": "no weights"}, {}, {}]
+    trials = [sweep.ask() for _ in reasons]
+    for number, reason in enumerate(reasons):
+        sweep.remember(number, run_id=f"run {number}", **reason)
+    sweep.report(0, 2.0, fraction=0.2)
+    for number in (0, 1):
+        sweep.prune(number)
+    for number in (2, 3):
+        sweep.fail(number)
+    assert ends(trials) == {
+        "run 0": ("KILLED", "halved: others were better after 20% of the steps"),
+        "run 1": ("FAILED", "too large"),
+        "run 2": ("FAILED", "no weights"),
+    }
 
 
 def test_a_trial_that_could_not_begin_counts_for_nothing(experiment, space):
