@@ -27,9 +27,9 @@ NOTHING_TO_RESUME = "no sweep of smoke is recorded"
 def test_no_place_to_die_at_changes_what_a_sweep_leaves(tmp_path, empty_store):
     project = copy_project(tmp_path / "whole", empty_store)
     sweeps.finish(project, start(project, ""))
-    whole = what_is_left(project)
+    whole, logged = what_is_left(project)
     places = list(dict.fromkeys((project / "commits.log").read_text().splitlines()))
-    not_begun, not_reached, failed, unlike = [], [], [], {}
+    not_begun, not_reached, failed, unlike, unwritten = [], [], [], {}, {}
     for n, place in enumerate(places):
         project = copy_project(tmp_path / str(n), empty_store)
         code = start(project, place).wait(timeout=240)
@@ -41,10 +41,15 @@ def test_no_place_to_die_at_changes_what_a_sweep_leaves(tmp_path, empty_store):
             nothing = NOTHING_TO_RESUME in sweeps.log_of(project)
             (not_begun if nothing else failed).append(place)
             continue
-        found = what_is_left(project)
+        found, metrics = what_is_left(project)
         if found != whole:
             unlike[place] = differences(found, whole)
-    keep(places, not_begun=not_begun, not_reached=not_reached, failed=failed, unlike=unlike)
+        lacking = {run: sorted(names - metrics.get(run, set())) for run, names in logged.items()}
+        if any(lacking.values()):  # what is written behind, of the last two seconds
+            unwritten[place] = {run: names for run, names in lacking.items() if names}
+    alike = len(places) - sum(map(len, (not_begun, not_reached, failed, unlike)))
+    seen = {"resumed_alike": alike, "not_begun": not_begun, "not_reached": not_reached, "failed": failed}
+    keep({"places": len(places), **seen, "unlike": unlike, "metrics_not_written": unwritten})
     assert not failed
     assert not unlike
     assert len(not_begun) < len(places) / 5
@@ -58,17 +63,19 @@ def start(project, place):
 
 
 def what_is_left(project: pathlib.Path):
-    """What runs say, digests of adapters, registered versions with their aliases, and what is open or doubled."""
+    """What runs say, adapters' digests, versions with their aliases; and the metrics of each run.
+
+    Raises where something is open, doubled or cannot be verified.
+    """
     found = MlflowClient(f"sqlite:///{project / 'mlflow.db'}").search_model_versions("name = 'smoke-bot'")
     versions = {f"version {version.version}": str(version.aliases) for version in found}
     for version in found:
         command = [sys.executable, "-c", VERIFY, str(version.version)]
         subprocess.run(command, cwd=project, env=environment(PYTHONPATH=str(ROOT / "src")), check=True)
-    try:
-        runs = {f"{kind} {name}": said for (kind, name), said in sweeps.recorded(project).items()}
-        return {**runs, **sweeps.left(project).adapters, **versions}
-    except (AssertionError, KeyError) as error:
-        return {"open or doubled": str(error).splitlines()[0] if str(error) else "a run"}
+    said = sweeps.recorded(project)
+    adapters = sweeps.left(project).adapters
+    runs = {f"{kind} {name}": (*told, files) for (kind, name), (*told, _, files) in said.items()}
+    return {**runs, **adapters, **versions}, {f"{kind} {name}": told[-2] for (kind, name), told in said.items()}
 
 
 def differences(found, whole):
@@ -76,14 +83,8 @@ def differences(found, whole):
     return {key: (str(found.get(key)), str(whole.get(key))) for key in sorted(keys)}
 
 
-def keep(places, **seen):
+def keep(seen):
     today = datetime.datetime.now(datetime.UTC).date().isoformat()
-    result = {
-        "date": today,
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
-        "places": len(places),
-        "resumed_alike": len(places) - sum(len(found) for found in seen.values()),
-        **seen,
-    }
+    result = {"date": today, "machine": f"{platform.machine()}, {os.cpu_count()} cores", **seen}
     path = ROOT / "benchmarks/results" / f"{today}-sweep-cut-offs.json"
     path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
