@@ -1,7 +1,7 @@
 # make sweep        the demo: install, search, register a candidate
 # make sweep-full   the same over every training row
 # make test         every check
-# make soak         many kills at random instants; minutes
+# make soak         kills at random instants and at each place that writes; an hour
 # make bench        what takes how long, measured and written to benchmarks/results; an hour
 # make ui           the MLflow UI on 127.0.0.1
 
@@ -35,7 +35,7 @@ test: .venv/installed
 	ruff format --check .
 	mypy
 	lint-imports
-	python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder
+	python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 soak: .venv/installed
 	python -m pytest -m soak

@@ -3,6 +3,7 @@
 `python -m tests.cut_off PROJECT SPACE PLACE PROJECT SPACE PLACE ...` loads everything once and forks each of them.
 """
 
+import importlib
 import multiprocessing
 import os
 import pathlib
@@ -19,6 +20,15 @@ from tunesmith.sweep.closing import log_search, log_winner
 from tunesmith.sweep.confirmation import confirm
 from tunesmith.sweep.opening import Resume
 from tunesmith.sweep.search import Search
+
+LOADED_LATE = (
+    "mlflow.store.tracking.sqlalchemy_store",
+    "optuna.importance._fanova._evaluator",
+    "optuna.storages._rdb.alembic",
+    "plotly.graph_objects",
+    "plotly.validators",
+)
+"""What a sweep loads when it comes to need it, which every fork would do again."""
 
 SPACES = {
     "plain": (Worker(), {}),
@@ -52,6 +62,8 @@ def in_a_process(*arguments: Any) -> int | None:
 
 def main(arguments: list[str]) -> None:
     """Exits with 1 if one did not end as it was to."""
+    for module in LOADED_LATE:
+        importlib.import_module(module)
     for name, space, place in zip(arguments[::3], arguments[1::3], arguments[2::3], strict=True):
         project = pathlib.Path(name)
         ends = [in_a_process(project, space, place, Resume.NO)]
