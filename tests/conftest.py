@@ -22,19 +22,15 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ["OMP_NUM_THREADS"] = "1"  # the processes share the cores; the tests' models are small
 
 
-@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep in one process (`--dist loadgroup`) what shares a costly fixture, and begin with what takes longest."""
+    """Begin with what takes longest; `--dist loadfile` keeps the tests of a file, and their fixtures, in one process."""
     folders = ("integration", "unit", "contract", "soak")
 
-    def place(item: pytest.Item) -> tuple[int, int, str]:
+    def place(item: pytest.Item) -> tuple[int, bool, str]:
         file = item.path.relative_to(ROOT / "tests")
-        alone = "finished" not in getattr(item, "fixturenames", ())
-        return folders.index(file.parts[0]), alone, str(file) if alone else "finished"
+        return folders.index(file.parts[0]), "finished" not in getattr(item, "fixturenames", ()), str(file)
 
     items.sort(key=place)
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group(place(item)[-1]))
 
 
 @pytest.fixture(scope="session")
