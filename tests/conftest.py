@@ -23,7 +23,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with what takes longest; `--dist loadfile` keeps the tests of a file, and their fixtures, in one process."""
+    """Begin with what takes longest; `--dist loadfile` keeps a file, and its fixtures, in one process."""
     folders = ("integration", "unit", "contract", "soak")
 
     def place(item: pytest.Item) -> tuple[int, bool, str]:
