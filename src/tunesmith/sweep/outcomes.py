@@ -56,7 +56,7 @@ class Outcomes:
             shutil.rmtree(self.coordinator.folder / name_of(trial.number), ignore_errors=True)
 
     def _paused(self, trial: FrozenTrial, paused: Paused, run: Run) -> None:
-        """A trial reached a rung; the report comes last, since it may be sent on as soon as the study has that."""
+        """A trial reached a rung: it may be sent on once that is reported, so what speaks against it is noted first."""
         self._remember_spent(trial, tokens=paused.tokens, seconds=paused.seconds, steps=paused.steps)
         reason = costs.too_slow(self.space, paused.seconds, fraction=paused.fraction)
         if reason:
