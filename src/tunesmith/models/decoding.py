@@ -4,7 +4,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 
 import torch
-from transformers import PreTrainedModel
+from transformers import DynamicCache, PreTrainedModel
 
 from tunesmith.models.prefix import at_least_float32, prefill
 
@@ -49,6 +49,36 @@ def sample(
     return decode(model, contexts, limit=limit, ends=ends, choose=draw, copies=copies)
 
 
+@dataclass
+class Batch:
+    """Rows in decoding, by number: what each has read, the mask [rows, tokens] of that, and each's next position."""
+
+    model: PreTrainedModel
+    rows: list[int]
+    cache: DynamicCache
+    mask: torch.Tensor
+    position: torch.Tensor
+
+    def keep(self, places: list[int]) -> None:
+        """Let all rows leave but those at these places."""
+        self.cache.batch_select_indices(torch.tensor(places, device=self.model.device))
+        self.rows = [self.rows[place] for place in places]
+        self.mask, self.position = self.mask[places], self.position[places]
+
+    def read(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Have each row read its next token; returns its hidden states [rows, width]."""
+        self.mask = torch.cat([self.mask, torch.ones_like(self.mask[:, :1])], dim=1)
+        hidden: torch.Tensor = self.model.base_model(
+            input_ids=tokens[:, None],
+            attention_mask=self.mask.to(self.model.device),
+            position_ids=self.position[:, None].to(self.model.device),
+            past_key_values=self.cache,
+            use_cache=True,
+        ).last_hidden_state
+        self.position = self.position + 1
+        return hidden[:, -1]
+
+
 @torch.inference_mode()
 def decode(
     model: PreTrainedModel,
@@ -69,34 +99,26 @@ def decode(
     if copies > 1:
         cache.batch_repeat_interleave(copies)
         state, mask, position = (tensor.repeat_interleave(copies, 0) for tensor in (state, mask, position))
+    batch = Batch(model, list(range(len(position))), cache, mask, position)
     replies = [Reply() for _ in position]
-    rows = list(range(len(replies)))
     ended: set[int] = set()
-    for _ in range(limit):
+    for left in range(limit, 0, -1):
         logits = at_least_float32(model.get_output_embeddings()(state))
         tokens = choose(logits)
         logprobs = logits.gather(1, tokens[:, None])[:, 0] - logits.logsumexp(1)
-        for row, token, logprob in zip(rows, tokens.tolist(), logprobs.tolist(), strict=True):
+        for row, token, logprob in zip(batch.rows, tokens.tolist(), logprobs.tolist(), strict=True):
             if row not in ended:
                 replies[row].tokens.append(token)
                 replies[row].logprobs.append(logprob)
             if token in ends:
                 ended.add(row)
-        kept = [n for n, row in enumerate(rows) if row not in ended]
-        if not kept:
+        going = [place for place, row in enumerate(batch.rows) if row not in ended]
+        if not going or left == 1:
             break
-        if len(kept) < COMPACT_BELOW * len(rows):
-            cache.batch_select_indices(torch.tensor(kept, device=model.device))
-            rows, mask, position, tokens = [rows[n] for n in kept], mask[kept], position[kept], tokens[kept]
-        mask = torch.cat([mask, torch.ones_like(mask[:, :1])], dim=1)
-        state = model.base_model(
-            input_ids=tokens[:, None],
-            attention_mask=mask.to(model.device),
-            position_ids=position[:, None].to(model.device),
-            past_key_values=cache,
-            use_cache=True,
-        ).last_hidden_state[:, -1]
-        position = position + 1
+        if len(going) < COMPACT_BELOW * len(batch.rows):
+            batch.keep(going)
+            tokens = tokens[going]
+        state = batch.read(tokens)
     return replies
 
 
