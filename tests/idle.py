@@ -79,11 +79,11 @@ class Worker(Idle):
 
 
 @contextlib.contextmanager
-def opened(worker: Worker, *, resume: Resume = Resume.NO, **space: Any) -> Iterator[Coordinator]:
+def opened(worker: Worker, *, resume: Resume = Resume.NO, trials: int = 0, **space: Any) -> Iterator[Coordinator]:
     """The smoke test's sweep in the current folder, with this worker and these fields of its space changed."""
     experiment = Experiment.from_yaml("experiments/smoke.yaml")
     changed = SearchSpace.from_yaml("search_spaces/smoke.yaml").model_copy(update={**RANDOM, **space})
-    parent, study = open_sweep(experiment, changed, require_clean(experiment), resume=resume)
+    parent, study = open_sweep(experiment, changed, require_clean(experiment), resume=resume, trials=trials)
     with Progress() as progress, Coordinator(experiment, changed, study, parent, progress) as coordinator:
         coordinator.crew.workers = [worker]
         yield coordinator

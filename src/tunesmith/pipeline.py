@@ -33,7 +33,7 @@ from tunesmith.sweep.coordinator import Coordinator
 from tunesmith.sweep.disk import room_on_disk
 from tunesmith.sweep.executors import LocalWorker
 from tunesmith.sweep.following import RunReporter, log_training
-from tunesmith.sweep.opening import Resume, begin_with_earlier, check_sweepable, open_sweep
+from tunesmith.sweep.opening import Resume, begin_with_earlier, check_sweepable, going_on, open_sweep
 from tunesmith.sweep.protocol import Items, Job
 from tunesmith.sweep.search import Search
 from tunesmith.tracking import runs, store
@@ -166,9 +166,9 @@ def _sweep(
 ) -> SweepOutcome:
     check_sweepable(experiment, space)
     report = preflight(experiment)
-    parent, study = open_sweep(experiment, space, report, resume=resume)
+    parent, study = open_sweep(experiment, space, report, resume=resume, trials=budget.trials)
     if resume is not Resume.NO:
-        progress.note(f"going on with the sweep begun at {study.created:%Y-%m-%d %H:%M} UTC, run {parent.id}")
+        progress.note(going_on(study, parent))
     if budget.warm_start and not study.begun():
         begin_with_earlier(study, experiment, report, progress, most=budget.warm_start)
     with runs.recording(parent):

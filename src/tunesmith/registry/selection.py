@@ -1,8 +1,11 @@
 """How much the winner of a search shrank when it was trained again, beside what chance alone would do."""
 
 from collections import defaultdict
+from collections.abc import Iterator
 from dataclasses import dataclass
 from statistics import fmean, stdev
+
+from mlflow.entities import Run
 
 from tunesmith.stats.selection import expected_maximum, pooled_deviation
 from tunesmith.tracking import store
@@ -50,10 +53,9 @@ def shrinkage(run_id: str) -> Shrinkage | None:
     parent, winner = tags.get("mlflow.parentRunId"), tags.get(f"{TAG}trial")
     if parent is None or winner is None:
         return None
-    experiment = client.get_run(parent).info.experiment_id
     judged, whole = 0, dict[str, float]()
     confirmed: dict[str, list[float]] = defaultdict(list)
-    for run in client.search_runs([experiment], f"tags.`mlflow.parentRunId` = '{parent}'", max_results=10_000):
+    for run in _runs_of_sweep(parent):
         trial, loss = run.data.tags.get(f"{TAG}trial"), run.data.metrics.get(LOSS)
         if trial is None or loss is None:
             continue
@@ -72,3 +74,13 @@ def shrinkage(run_id: str) -> Shrinkage | None:
     if noise is None:
         return Shrinkage(observed, None, judged)
     return Shrinkage(observed, noise * expected_maximum(judged), judged, source)
+
+
+def _runs_of_sweep(parent: str) -> Iterator[Run]:
+    """The children of a sweep's run, and of those that it goes on from or that add trials to it: one study, all."""
+    client = store.client()
+    found = client.get_run(parent)
+    experiment, study = [found.info.experiment_id], found.data.tags.get(f"{TAG}study")
+    others = client.search_runs(experiment, f"tags.`{TAG}study` = '{study}'") if study else []
+    for run_id in {parent, *(run.info.run_id for run in others)}:
+        yield from client.search_runs(experiment, f"tags.`mlflow.parentRunId` = '{run_id}'", max_results=10_000)

@@ -9,6 +9,7 @@ from tunesmith.sweep import collection, report
 from tunesmith.sweep.account import account
 from tunesmith.sweep.confirmation import Candidate
 from tunesmith.sweep.coordinator import Coordinator, name_of
+from tunesmith.sweep.earlier import BEST
 from tunesmith.sweep.importance import importances
 from tunesmith.sweep.trials import last_value
 
@@ -28,7 +29,7 @@ def log_search(coordinator: Coordinator, placement: str, candidates: Sequence[Ca
 def log_winner(coordinator: Coordinator, winner: Candidate, scores: Scores) -> None:
     """Log the confirmed winner on the parent run, and how much worse it was on fresh seeds than in the search."""
     parent, first = coordinator.parent, coordinator.study.trials()[winner.trial]
-    parent.params({f"best.{name}": value for name, value in winner.params.items()})
+    parent.params({f"{BEST}{name}": value for name, value in winner.params.items()})
     parent.tags({"winner_trial": winner.trial, "winner_run": winner.runs[0]})
     sign = scores.sign(coordinator.experiment.evaluation.primary)
     confirmed = {"confirmed/loss": winner.loss, "confirmed/primary": sign * winner.score}

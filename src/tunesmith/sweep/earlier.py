@@ -7,7 +7,7 @@ from mlflow.entities import Run
 
 from tunesmith.config import overrides
 from tunesmith.config.space import SearchSpace
-from tunesmith.tracking import store
+from tunesmith.tracking import runs, store
 from tunesmith.tracking.runs import TAG
 
 BEST = "best."
@@ -39,6 +39,11 @@ def winners(space: SearchSpace, own: dict[str, Any], *, base: str, data: str, mo
         if fits and _params(run, space) and all(params != other.params for other in chosen):
             chosen.append(Earlier(run.info.run_id, params, run.data.tags.get(f"{TAG}data_sha256") == data))
     return chosen[:most]
+
+
+def has_winner(sweep: runs.Run) -> bool:
+    """Whether a sweep's run names its winner."""
+    return any(name.startswith(BEST) for name in store.client().get_run(sweep.id).data.params)
 
 
 def _params(run: Run, space: SearchSpace) -> dict[str, Any]:
