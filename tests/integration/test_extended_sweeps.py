@@ -51,13 +51,16 @@ def names(numbers):
     return [f"trial-{n:03d}" for n in numbers]
 
 
-def test_another_winner_is_told_in_a_run_of_its_own():
+def test_another_winner_is_told_in_a_run_of_its_own(monkeypatch):
+    """Here in one that `mlflow run` has opened, in another of MLflow's experiments."""
     assert best_of(FEW) != best_of(MORE)
     first, before = sweep(FEW)
+    opened_by_mlflow = store.client().create_run(store.client().create_experiment("support"))
+    monkeypatch.setenv("MLFLOW_RUN_ID", opened_by_mlflow.info.run_id)
     second, after = sweep(MORE, resume=Resume.YES)
     assert (before.trial, after.trial) == (best_of(FEW), best_of(MORE))
     assert second.study.study.study_name == first.study.study.study_name
-    assert second.parent.id != first.parent.id
+    assert second.parent.id == opened_by_mlflow.info.run_id
     assert (trials_of(first.parent), trials_of(second.parent)) == (names(range(FEW)), names(range(FEW, MORE)))
     for coordinator, winner in ((first, before), (second, after)):
         found = store.client().get_run(coordinator.parent.id)

@@ -154,6 +154,15 @@ def test_rows_that_end_leave_the_batch(tuned_model, tokenizer):
         assert together == [reply[: reply.index(end)] if end in reply else reply for reply in whole]
 
 
+def test_each_token_but_the_first_takes_one_pass(tiny_model):
+    from tunesmith.models.decoding import greedy
+
+    passes = []
+    tiny_model.base_model.register_forward_hook(lambda *_: passes.append(1))
+    assert len(greedy(tiny_model, [[3, 4, 5]], limit=6, ends=set())[0]) == 6
+    assert len(passes) == 1 + 5  # the context is read in one
+
+
 def test_perplexity_is_per_token_of_the_reference(tuned_model, tokenizer, task):
     scored = run(tuned_model, tokenizer, task("measure: rouge\nmax_tokens: 2\n"), ROWS)
     total = count = 0.0

@@ -77,10 +77,10 @@ def shrinkage(run_id: str) -> Shrinkage | None:
 
 
 def _runs_of_sweep(parent: str) -> Iterator[Run]:
-    """The children of a sweep's run, and of those that it goes on from or that add trials to it: one study, all."""
+    """The children of a sweep's run, and of those that it adds trials to or that add trials to it: one study, all."""
     client = store.client()
-    found = client.get_run(parent)
-    experiment, study = [found.info.experiment_id], found.data.tags.get(f"{TAG}study")
-    others = client.search_runs(experiment, f"tags.`{TAG}study` = '{study}'") if study else []
+    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+    study = client.get_run(parent).data.tags.get(f"{TAG}study")
+    others = client.search_runs(experiments, f"tags.`{TAG}study` = '{study}'") if study else []
     for run_id in {parent, *(run.info.run_id for run in others)}:
-        yield from client.search_runs(experiment, f"tags.`mlflow.parentRunId` = '{run_id}'", max_results=10_000)
+        yield from client.search_runs(experiments, f"tags.`mlflow.parentRunId` = '{run_id}'", max_results=10_000)

@@ -276,11 +276,12 @@ class Search:
 
     def _close(self) -> None:
         """End the trials that still wait on a rung: others were better there."""
-        halved: Counter[int] = Counter()
-        for trial in self.study.trials(TrialState.RUNNING):
+        waiting = self.study.trials(TrialState.RUNNING)
+        for trial in waiting:
             self.study.prune(trial.number)
             end(self.runs.of(trial), trial)
-            halved[max(trial.intermediate_values, default=0)] += 1
-        if halved:
+        if waiting:
+            pruned = self.study.trials(TrialState.PRUNED)
+            halved = Counter(max(t.intermediate_values, default=0) for t in pruned if "infeasible" not in t.user_attrs)
             parts = ", ".join(f"{count} at {percent}%" for percent, count in sorted(halved.items()))
             self.progress.note(f"halved: {parts}; trained to the end: {self.study.known.count(TrialState.COMPLETE)}")
