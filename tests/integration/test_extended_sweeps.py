@@ -1,6 +1,7 @@
 """A sweep that has chosen its winner and is given more trials, over a worker that trains nothing."""
 
 import random
+import re
 
 import pytest
 from tests.idle import Worker, opened
@@ -89,3 +90,15 @@ def test_an_extension_that_is_cut_off_goes_on_in_its_own_run():
     assert trials_of(runs.attach(second.parent.id)) == names(range(FEW, MORE))
     assert status(first.experiment).state == "finished"
     assert first.parent.tag("status") == "FINISHED"
+
+
+def test_what_was_halved_is_told_of_all_trials():
+    with opened(Worker()) as coordinator:
+        Search(coordinator, Budget(FEW)).run()
+    with opened(Worker(), resume=Resume.YES, trials=MORE) as coordinator:
+        notes = []
+        coordinator.progress.note = notes.append
+        Search(coordinator, Budget(MORE)).run()
+    halved, complete = re.fullmatch(r"halved: (\d+) at 20%; trained to the end: (\d+)", notes[-1]).groups()
+    assert int(halved) + int(complete) == MORE
+    assert int(halved) > FEW
