@@ -92,7 +92,8 @@ def _sides(sides: Mapping[str, Mapping[str, Any]]) -> list[str]:
             calibrated = "measured within it" if side["calibrated"] else "known from before"
             lines += ["", f"{key}: {side['whole_s']:.0f} s with confirmation, holdout and package; calibration "]
             lines[-1] += f"{calibrated}."
-    return lines
+    flags = [f"{key} `{side['flags']}`" for key, side in sides.items() if side.get("flags")]
+    return lines + (["", f"Flags of the strong peer: {', '.join(flags)}."] if flags else [])
 
 
 def _ratios(sides: Mapping[str, Mapping[str, Any]], found: Mapping[str, Mapping[str, Any]]) -> list[str]:
@@ -118,10 +119,10 @@ def _ratios(sides: Mapping[str, Mapping[str, Any]], found: Mapping[str, Mapping[
             shown, so_far = whole or mine, "" if whole else " so far"
             lines += [
                 "",
-                f"{name}, goal {goal:g}:{so_far} {_spread(shown, 'times_to_target')} to within 1% of its best; ",
+                f"{name}, goal {goal:g}:{so_far} {spread(shown, 'times_to_target')} to within 1% of its best; ",
             ]
-            lines[-1] += f"its search over our time to there {_spread(shown, 'times_whole')}, over our whole "
-            lines[-1] += f"command {_spread(shown, 'times_all')}."
+            lines[-1] += f"its search over our time to there {spread(shown, 'times_whole')}, over our whole "
+            lines[-1] += f"command {spread(shown, 'times_all')}."
     cut = [key for key in found if sides[key]["cut"]]
     if cut:
         lines += ["", f"Cut off: {', '.join(cut)}. Best, times and ratios are those of the trials it began;"]
@@ -133,12 +134,13 @@ def _times(value: float | None) -> str:
     return "" if value is None else f"{value:.1f}"
 
 
-def _spread(found: Sequence[Mapping[str, Any]], name: str) -> str:
-    values = [one[name] for one in found if one[name] is not None]
-    if not values:
-        return "not reached"
-    missed = f", not reached by {len(found) - len(values)}" if len(values) < len(found) else ""
-    return f"{statistics.median(values):.1f} ({min(values):.1f} to {max(values):.1f}, seeds: {len(values)}{missed})"
+def spread(found: Sequence[Mapping[str, Any]], name: str) -> str:
+    """The (lower) median over seeds and the range; what was not reached counts as the least."""
+    values = [one[name] or 0.0 for one in found]
+    median, least, most = (
+        _times(value) if value else "not reached" for value in (statistics.median_low(values), min(values), max(values))
+    )
+    return f"{median} ({least} to {most}, seeds: {len(values)})"
 
 
 def _curves(sides: Mapping[str, Mapping[str, Any]]) -> list[str]:
@@ -152,7 +154,7 @@ def _curves(sides: Mapping[str, Mapping[str, Any]]) -> list[str]:
 def _flags(flags: Mapping[str, Sequence[Mapping[str, float]]], chosen: str) -> list[str]:
     if not flags:
         return []
-    lines = ["", f"The strong peer's flags; it uses `{chosen}`.", ""]
+    lines = ["", f"Ways to train with TRL, one epoch of a few rows each; `{chosen}` is the fastest.", ""]
     lines += ["| flags | seconds of a training, median (range) | tune loss | seeds |", "|---|---:|---:|---:|"]
     for name, found in flags.items():
         seconds, losses = [one["seconds"] for one in found], [one["loss"] for one in found]
@@ -169,7 +171,8 @@ def _retrained(retrained: Mapping[str, Sequence[Mapping[str, float]]]) -> list[s
     lines += ["| winner of | seed | loss on the search's tune rows | on all tune rows |", "|---|---:|---:|---:|"]
     for key, found in retrained.items():
         lines += [f"| {key} | {one['seed']} | {one['tune']:.4f} | {one['every']:.4f} |" for one in found]
-    for name in TARGETS:
+    known = {key.rpartition("-")[0] for key in retrained}
+    for name in (name for name in TARGETS if name in known):
         parts = [f"{where} {_change(retrained, name, part)}" for part, where in PARTS.items()]
         lines += ["", f"Our winner's loss over that of {name}, same seeds: {'; '.join(parts)}."]
     return lines

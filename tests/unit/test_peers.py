@@ -1,7 +1,7 @@
 """What the benchmark of whole sweeps makes of its records."""
 
 import pytest
-from benchmarks.peers.report import against, curve, fastest
+from benchmarks.peers.report import against, curve, fastest, spread
 
 
 def side(*trials, **facts):
@@ -22,6 +22,12 @@ def test_sides_are_compared_at_one_percent_from_the_peers_best():
     assert (found["peer_reached_s"], found["our_reached_s"]) == (200.0, 20.0)
     assert (found["times_to_target"], found["times_whole"], found["times_all"]) == (10.0, 20.0, 8.0)
     assert against(peer, side((10.0, 0.51, "complete")))["times_to_target"] is None
+
+
+def test_a_goal_that_was_missed_counts_in_the_median():
+    found = [{"times": value} for value in (7.4, 3.7, None)]
+    assert spread(found, "times") == "3.7 (not reached to 7.4, seeds: 3)"
+    assert spread(found[1:], "times") == "not reached (not reached to 3.7, seeds: 2)"
 
 
 def test_a_peer_without_a_finished_trial_is_not_compared():
