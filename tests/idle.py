@@ -14,6 +14,7 @@ from tunesmith.config import Experiment, SearchSpace
 from tunesmith.config.space import Sampler
 from tunesmith.progress import Progress
 from tunesmith.records import Scores
+from tunesmith.sweep.budget import Budget
 from tunesmith.sweep.coordinator import Coordinator
 from tunesmith.sweep.executors import WorkerDied
 from tunesmith.sweep.opening import Resume, open_sweep
@@ -79,11 +80,13 @@ class Worker(Idle):
 
 
 @contextlib.contextmanager
-def opened(worker: Worker, *, resume: Resume = Resume.NO, trials: int = 0, **space: Any) -> Iterator[Coordinator]:
+def opened(
+    worker: Worker, *, resume: Resume = Resume.NO, budget: Budget | None = None, **space: Any
+) -> Iterator[Coordinator]:
     """The smoke test's sweep in the current folder, with this worker and these fields of its space changed."""
     experiment = Experiment.from_yaml("experiments/smoke.yaml")
     changed = SearchSpace.from_yaml("search_spaces/smoke.yaml").model_copy(update={**RANDOM, **space})
-    parent, study = open_sweep(experiment, changed, require_clean(experiment), resume=resume, trials=trials)
+    parent, study = open_sweep(experiment, changed, require_clean(experiment), resume=resume, budget=budget)
     with Progress() as progress, Coordinator(experiment, changed, study, parent, progress) as coordinator:
         coordinator.crew.workers = [worker]
         yield coordinator

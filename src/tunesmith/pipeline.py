@@ -166,7 +166,7 @@ def _sweep(
 ) -> SweepOutcome:
     check_sweepable(experiment, space)
     report = preflight(experiment)
-    parent, study = open_sweep(experiment, space, report, resume=resume, trials=budget.trials)
+    parent, study = open_sweep(experiment, space, report, resume=resume, budget=budget)
     if resume is not Resume.NO:
         progress.note(going_on(study, parent))
     if budget.warm_start and not study.begun():

@@ -40,3 +40,10 @@ def test_what_does_not_fit_is_left_out(store, space):
     kept = sweep(learning_rate=2e-3)
     sweep(learning_rate=2e-3, data="other")
     assert [one.run_id for one in earlier.winners(space, OWN, base="b", data="d", most=9)] == [kept]
+
+
+def test_a_sweep_that_was_given_more_trials_has_one_winner(store, space):
+    first = sweep(learning_rate=2e-3)
+    second = sweep(learning_rate=3e-3)
+    runs.attach(second).tags({"extends": first})
+    assert [one.run_id for one in earlier.winners(space, OWN, base="b", data="d", most=9)] == [second]

@@ -42,8 +42,16 @@ class Record:
 
 
 def save(run: Run, *, candidate: Scores, base: Scores) -> None:
-    """Keep the holdout scores on the run that trained the candidate."""
-    _write(run, Record(candidate, base, run.tag("adapter_sha256"), run.tag("base_sha256")), ARTIFACT)
+    """Keep the holdout scores on the run that trained the candidate.
+
+    The first ones stay as they are, since a version may have been registered with them.
+    """
+    record = Record(candidate, base, run.tag("adapter_sha256"), run.tag("base_sha256"))
+    known = _read(run.id, ARTIFACT)
+    if known is None:
+        _write(run, record, ARTIFACT)
+    elif known.candidate.digest != candidate.digest:
+        save_also(run, record)
 
 
 def save_also(run: Run, record: Record) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 
 from tunesmith.errors import RegistryError
@@ -73,7 +74,6 @@ def chain(run_id: str) -> list[dict[str, Any]]:
                 raise
             break
         tags = run.data.tags
-        ended = run.info.end_time or datetime.datetime.now(datetime.UTC).timestamp() * 1000
         stages.insert(
             0,
             {
@@ -82,7 +82,7 @@ def chain(run_id: str) -> list[dict[str, Any]]:
                 "kind": tags.get(f"{TAG}kind", "run"),
                 "method": tags.get(f"{TAG}method", ""),
                 "link": run_link(current),
-                "seconds": (ended - run.info.start_time) / 1000,
+                "seconds": _seconds(run),
                 "commit": tags.get(f"{TAG}git_commit", ""),
                 "machine": tags.get(f"{TAG}machine", ""),
                 "placement": tags.get(f"{TAG}placement", ""),
@@ -95,6 +95,14 @@ def chain(run_id: str) -> list[dict[str, Any]]:
         )
         current = tags.get("mlflow.parentRunId") or tags.get(f"{TAG}parent_run")
     return stages
+
+
+def _seconds(run: Run) -> float:
+    """How long a run has taken; a sweep that adds trials to another, with that one's time."""
+    ended = run.info.end_time or datetime.datetime.now(datetime.UTC).timestamp() * 1000
+    extended = run.data.tags.get(f"{TAG}extends")
+    before = _seconds(store.client().get_run(extended)) if extended else 0.0
+    return float((ended - run.info.start_time) / 1000 + before)
 
 
 def outermost(stages: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

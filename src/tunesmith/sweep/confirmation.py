@@ -42,15 +42,19 @@ class Candidate:
 def confirm(coordinator: Coordinator) -> list[Candidate]:
     """Train the best trials again from fresh seeds; the winner comes first.
 
-    One whose training fails from any of them, as by a loss that is not finite, is no candidate.
+    One whose training fails from any of them, as by a loss that is not finite, is no candidate. One that was among the
+    best, and was trained again, before more trials were added stays one.
     """
     study, wanted = coordinator.study, coordinator.space.confirm
+    seeds = range(1, wanted.seeds + 1)
     best = study.ranking()[: wanted.top]
     if not best:
         raise OutcomeError("no trial reached its first rung within the limits; see the reasons on the trial runs")
-    pairs = [(trial, n) for trial in best for n in range(1, wanted.seeds + 1)]
     coordinator.enter("confirming")
     coordinator.progress.note(f"confirming {plural(len(best), 'trial')} on {plural(wanted.seeds, 'fresh seed')}")
+    known = study.study.user_attrs
+    best += [t for t in study.ranking()[wanted.top :] if all(_key(t, n) in known for n in seeds)]
+    pairs = [(trial, n) for trial in best for n in seeds]
     records = coordinator.crew.each([_task(coordinator, trial, n) for trial, n in pairs])
     candidates = []
     for trial in best:
@@ -94,9 +98,13 @@ def fresh_seed(seed: int, n: int) -> int:
     return (seed + 1_000_003 * n) % 2**31
 
 
+def _key(trial: FrozenTrial, n: int) -> str:
+    return f"confirm-{trial.number:03d}-seed-{n}"
+
+
 def _task(coordinator: Coordinator, trial: FrozenTrial, n: int) -> Callable[[LocalWorker], dict[str, Any]]:
     """The task of one confirmation run; an interrupted sweep may have its record already."""
-    key = f"confirm-{trial.number:03d}-seed-{n}"
+    key = _key(trial, n)
     known: dict[str, Any] | None = coordinator.study.study.user_attrs.get(key)
 
     def task(worker: LocalWorker) -> dict[str, Any]:

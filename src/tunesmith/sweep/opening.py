@@ -11,10 +11,12 @@ from tunesmith.progress import Progress, describe
 from tunesmith.records import AuditReport
 from tunesmith.sweep import costs, earlier, storage
 from tunesmith.sweep import study as studies
+from tunesmith.sweep.budget import Budget
 from tunesmith.sweep.collection import FINISHED
+from tunesmith.sweep.status import SEARCHING
 from tunesmith.sweep.study import SweepStudy
 from tunesmith.sweep.trial_runs import ends
-from tunesmith.tracking import resuming, runs
+from tunesmith.tracking import resuming, runs, store
 from tunesmith.tracking.runs import Run
 
 EXTENDS = "extends"
@@ -29,12 +31,12 @@ class Resume(enum.Enum):
 
 
 def open_sweep(
-    experiment: Experiment, space: SearchSpace, report: AuditReport, *, resume: Resume, trials: int = 0
+    experiment: Experiment, space: SearchSpace, report: AuditReport, *, resume: Resume, budget: Budget | None = None
 ) -> tuple[Run, SweepStudy]:
     """The sweep's parent run and study, new or taken up again.
 
-    A sweep that has chosen its winner already and is to make more `trials` goes on in another parent run, since MLflow
-    lets no parameter of a run change, and the winner's are among them.
+    A sweep that has chosen its winner may choose another where `budget` allows more trials, or where something has
+    changed. It goes on in another parent run: the winner's parameters stand on the first, and MLflow lets none change.
     """
     storage.open_known()  # refused, if it must be, before there is a run that nothing would end
     prints = studies.fingerprint(experiment, space, data=report.data_digest)
@@ -46,7 +48,8 @@ def open_sweep(
     study = studies.load(experiment, space, prints=prints, allow_drift=resume is Resume.DESPITE_DRIFT)
     parent = runs.attach(study.study.user_attrs["parent_run"])
     study.study.set_user_attr(FINISHED, False)
-    if study.begun() < trials + study.added() and earlier.has_winner(parent):
+    more = budget is not None and study.begun() < budget.trials + study.added() and not study.reached(budget.target)
+    if (more or resume is Resume.DESPITE_DRIFT) and earlier.has_winner(parent):
         return _extension(experiment, study, parent), study
     resuming.reopen(parent, ends(study.trials()))
     resuming.link_resumption(parent)
@@ -54,10 +57,14 @@ def open_sweep(
 
 
 def _extension(experiment: Experiment, study: SweepStudy, ended: Run) -> Run:
-    """A new parent run for a sweep that had ended."""
+    """A new parent run for a sweep that had chosen its winner; one that was cut off after that ends."""
+    if store.client().get_run(ended.id).info.status == "RUNNING":
+        resuming.reopen(ended, ends(study.trials()))
+        ended.finish("KILLED", reason="its sweep was interrupted")
     parent = runs.adopt_or_create(experiment.name, f"{experiment.name}-sweep", kind="sweep")
     parent.tags({"study": study.study.study_name, EXTENDS: ended.id})
     study.study.set_user_attr("parent_run", parent.id)
+    study.study.set_user_attr("phase", SEARCHING)
     return parent
 
 
@@ -65,7 +72,7 @@ def going_on(study: SweepStudy, parent: Run) -> str:
     """What is told of a sweep that is taken up again."""
     ended = parent.tag(EXTENDS)
     told = f"going on with the sweep begun at {study.created:%Y-%m-%d %H:%M} UTC, run {parent.id}"
-    return f"{told}, which adds trials to run {ended}" if ended else told
+    return f"{told}, after run {ended}" if ended else told
 
 
 def begin_with_earlier(

@@ -189,8 +189,7 @@ class Search:
         """Whether the time is over or a tune loss suffices."""
         if self.budget.hours is not None and time.monotonic() - self.began > self.budget.hours * 3600:
             return True
-        target = self.budget.target
-        return target is not None and any(trial.value <= target for trial in self.study.trials(TrialState.COMPLETE))
+        return self.study.reached(self.budget.target)
 
     def _send(self, number: int, rung: int) -> Segment:
         self.study.send(number, rung)

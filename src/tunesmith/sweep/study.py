@@ -50,6 +50,10 @@ class SweepStudy:
         """How many trials count already or will."""
         return self.known.count(*ENDED, TrialState.RUNNING)
 
+    def reached(self, target: float | None) -> bool:
+        """Whether a trial has come to its end with a tune loss that suffices."""
+        return target is not None and any(trial.value <= target for trial in self.trials(TrialState.COMPLETE))
+
     def ranking(self, most: int | None = None) -> list[FrozenTrial]:
         """Trials that have a value, best first: the further one got, then the lower its loss."""
         return self.known.ranking(most)
