@@ -135,12 +135,15 @@ def test_what_was_halved_is_told_of_all_trials():
     assert int(halved) > FEW
 
 
-def test_the_first_scores_of_a_run_stay_its_evidence():
-    """A version may be registered with them."""
+def test_scores_that_a_version_was_registered_with_stay_its_evidence():
     run = runs.create("smoke", "confirm-000-seed-1", kind="confirmation")
     scored = [Scores({"holdout/intent/accuracy": 0.1 * n}, {}, {}, digest) for n, digest in enumerate("ddd")]
     later = Scores({"holdout/intent/accuracy": 0.9}, {}, {}, "of other tasks")
-    for scores in (*scored, later):
+    for scores in scored[:2]:
         evidence.save(run, candidate=scores, base=scores)
-    assert evidence.load(run.id).candidate.metrics == scored[0].metrics
+    store.client().create_registered_model("bot")
+    store.client().create_model_version("bot", source=f"runs:/{run.id}/package", run_id=run.id)
+    for scores in (scored[2], later):
+        evidence.save(run, candidate=scores, base=scores)
+    assert evidence.load(run.id).candidate.metrics == scored[1].metrics
     assert evidence.load_under(run.id, later.digest).candidate.metrics == later.metrics

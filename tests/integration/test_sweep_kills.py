@@ -1,8 +1,10 @@
 """A sweep killed at any instant ends as if nothing had happened: same trials, same adapters, nothing twice."""
 
+import contextlib
 import os
 import random
 import signal
+import sqlite3
 import threading
 import time
 
@@ -58,7 +60,7 @@ def test_a_coordinator_that_slept_past_its_lease_writes_nothing_more(project):
     wait_for_steps(project)
     study = sweeps.newest_study(project)
     taken = {"host": "elsewhere", "pid": 1, "started": "1", "token": "another", "beat": lease.now().isoformat()}
-    take_over(sweep, study, taken)
+    take_over(sweep, project, study, taken)
     trials, runs = study.get_trials(), statuses(project)
     time.sleep(5)  # its worker trains on meanwhile, and has results for it
     sweep.send_signal(signal.SIGCONT)
@@ -184,13 +186,15 @@ def test_a_signal_saves_what_was_trained_and_closes_every_run(project, sent, cod
     assert trained == {name: newest_checkpoint(project, name) for name in trained}
 
 
-def take_over(sweep, study, holder):
-    """Stop the coordinator and take its study; at another instant if it was writing and so holds the database."""
+def take_over(sweep, project, study, holder):
+    """Stop the coordinator and take its study; at another instant if it was writing and so holds a database."""
     for _ in range(20):
         sweep.send_signal(signal.SIGSTOP)
         try:
+            with contextlib.closing(sqlite3.connect(project / "mlflow.db", timeout=0)) as runs:
+                runs.execute("BEGIN IMMEDIATE")
             study.set_user_attr(lease.KEY, holder)
-        except StorageInternalError:
+        except (sqlite3.OperationalError, StorageInternalError):
             sweep.send_signal(signal.SIGCONT)
             time.sleep(0.3)
         else:

@@ -44,13 +44,12 @@ class Record:
 def save(run: Run, *, candidate: Scores, base: Scores) -> None:
     """Keep the holdout scores on the run that trained the candidate.
 
-    The first ones stay as they are, since a version may have been registered with them.
+    Those that a version was registered with stay as they are; scores by other tasks or settings are kept beside them.
     """
     record = Record(candidate, base, run.tag("adapter_sha256"), run.tag("base_sha256"))
-    known = _read(run.id, ARTIFACT)
-    if known is None:
+    if not store.client().search_model_versions(f"run_id = '{run.id}'"):
         _write(run, record, ARTIFACT)
-    elif known.candidate.digest != candidate.digest:
+    elif load(run.id).candidate.digest != candidate.digest:
         save_also(run, record)
 
 
