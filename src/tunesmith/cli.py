@@ -150,7 +150,7 @@ def plan(experiment: Experiment) -> tuple[Any, str]:
     flag_value="yes",
     is_flag=False,
     type=click.Choice(["yes", "no"]),
-    help="Go on with the newest sweep of this experiment: an interrupted one, or one that --trials asks more of.",
+    help="Go on with the newest sweep of this experiment: an interrupted one, or a finished one with more --trials.",
 )
 @click.option("--allow-drift", is_flag=True, help="With --resume: go on although data, space or model were changed.")
 @json_option

@@ -135,6 +135,13 @@ def test_what_was_halved_is_told_of_all_trials():
     assert int(halved) > FEW
 
 
+def test_the_time_of_a_sweep_that_is_gone_is_left_out():
+    run = runs.create("smoke", "smoke-sweep", kind="sweep", tags={"extends": "0" * 32})
+    run.finish("FINISHED")
+    (whole,) = lineage.chain(run.id)
+    assert whole["seconds"] == pytest.approx(seconds_of(run))
+
+
 def test_scores_that_a_version_was_registered_with_stay_its_evidence():
     run = runs.create("smoke", "confirm-000-seed-1", kind="confirmation")
     scored = [Scores({"holdout/intent/accuracy": 0.1 * n}, {}, {}, digest) for n, digest in enumerate("ddd")]

@@ -1,5 +1,6 @@
 """How a model came to be: the runs that trained it, back to its base."""
 
+import contextlib
 import datetime
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from mlflow.exceptions import MlflowException
 from tunesmith.errors import RegistryError
 from tunesmith.registry import versions
 from tunesmith.tracking import runs, store
-from tunesmith.tracking.runs import TAG
+from tunesmith.tracking.runs import EXTENDS, TAG
 
 FROM_EITHER = ("method", "data_sha256", "parent_sha256", "adapter_sha256")
 """What the run of a training or the sweep that it is part of says."""
@@ -98,11 +99,13 @@ def chain(run_id: str) -> list[dict[str, Any]]:
 
 
 def _seconds(run: Run) -> float:
-    """How long a run has taken; a sweep that adds trials to another, with that one's time."""
+    """How long a run has taken; a sweep that adds trials to another, with that one's time if it is still there."""
     ended = run.info.end_time or datetime.datetime.now(datetime.UTC).timestamp() * 1000
-    extended = run.data.tags.get(f"{TAG}extends")
-    before = _seconds(store.client().get_run(extended)) if extended else 0.0
-    return float((ended - run.info.start_time) / 1000 + before)
+    seconds = float(ended - run.info.start_time) / 1000
+    extended = run.data.tags.get(f"{TAG}{EXTENDS}")
+    with contextlib.suppress(MlflowException):
+        seconds += _seconds(store.client().get_run(extended)) if extended else 0.0
+    return seconds
 
 
 def outermost(stages: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -8,7 +8,7 @@ from mlflow.entities import Run
 from tunesmith.config import overrides
 from tunesmith.config.space import SearchSpace
 from tunesmith.tracking import runs, store
-from tunesmith.tracking.runs import TAG
+from tunesmith.tracking.runs import EXTENDS, TAG
 
 BEST = "best."
 
@@ -32,7 +32,7 @@ def winners(space: SearchSpace, own: dict[str, Any], *, base: str, data: str, mo
     experiments = [experiment.experiment_id for experiment in client.search_experiments()]
     query = f"tags.`{TAG}kind` = 'sweep' and tags.`{TAG}status` = 'FINISHED' and tags.`{TAG}base_sha256` = '{base}'"
     found = client.search_runs(experiments, query, order_by=["attributes.start_time DESC"])
-    extended = {run.data.tags.get(f"{TAG}extends") for run in found}
+    extended = {run.data.tags.get(f"{TAG}{EXTENDS}") for run in found}
     found = [run for run in found if run.info.run_id not in extended]
     chosen: list[Earlier] = []
     for run in sorted(found, key=lambda run: run.data.tags.get(f"{TAG}data_sha256") != data):

@@ -17,9 +17,7 @@ from tunesmith.sweep.status import SEARCHING
 from tunesmith.sweep.study import SweepStudy
 from tunesmith.sweep.trial_runs import ends
 from tunesmith.tracking import resuming, runs, store
-from tunesmith.tracking.runs import Run
-
-EXTENDS = "extends"
+from tunesmith.tracking.runs import EXTENDS, Run
 
 
 class Resume(enum.Enum):

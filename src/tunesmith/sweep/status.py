@@ -93,7 +93,7 @@ def add_trial(
     study = newest(experiment)
     phase = study.user_attrs.get("phase", SEARCHING)
     if phase != SEARCHING:
-        raise StudyError(f"{study.study_name}: is past its search ({phase}); --resume with more --trials adds some")
+        raise StudyError(f"{study.study_name}: is past its search ({phase}); --resume with a larger --trials adds more")
     trials = study.get_trials(deepcopy=False)
     known = next((trial for trial in trials if trial.params), None)
     if known is None:

@@ -29,6 +29,7 @@ from tunesmith.errors import SupersededError, Terminated, TrackingError
 from tunesmith.tracking import store
 
 TAG = "tunesmith."
+EXTENDS = "extends"  # the tag of a sweep that adds trials to another: that one's run
 MAX_TAG_LENGTH = 5000
 FLUSH_SECONDS = 2.0
 MOST_IN_A_BATCH = 1000  # what MLflow takes in one call
